@@ -1,0 +1,37 @@
+"""Errors that say what was found, what was expected and what to do about it.
+
+Everything the package refuses on purpose is a `CaptionProjectError`, so a notebook or a program can
+catch the one class; each kind also derives from the built-in exception a Python reader would expect.
+"""
+
+
+class CaptionProjectError(Exception):
+    """Base of every error that this package raises on purpose."""
+
+
+class SettingsError(CaptionProjectError, ValueError):
+    """A setting has a value that nothing here understands."""
+
+
+class DatasetError(CaptionProjectError, ValueError):
+    """A data set is missing, incomplete or contradicts itself."""
+
+
+class DownloadError(CaptionProjectError, OSError):
+    """A download or an archive could not be had, or could not be trusted."""
+
+
+class PhotographError(CaptionProjectError, ValueError):
+    """A photograph can't be read as a picture."""
+
+
+class EncoderError(CaptionProjectError, ValueError):
+    """An encoder is unknown, or its weights can't be had."""
+
+
+class MissingStageError(CaptionProjectError, FileNotFoundError):
+    """A file that an earlier notebook makes is not there yet."""
+
+
+class StaleArtefactError(CaptionProjectError, ValueError):
+    """A file on disk was made from something other than what is asked for now."""

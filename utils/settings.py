@@ -1,0 +1,146 @@
+"""What a run is made of: data set, encoder, decoder, epochs, seed, and where its files lie.
+
+One frozen `Settings` is read from the environment at the top of every notebook. All paths of the
+project are spelt here and nowhere else.
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from utils.errors import SettingsError
+
+PROJECT = Path(__file__).resolve().parents[1]
+DATASETS = ("sample", "flickr8k")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The choices of one run; every field is also an environment variable and a `make` variable."""
+
+    dataset: str = "sample"  # DATASET: drawn here in seconds, so nobody needs a download to start
+    data: Path | None = None  # DATA: folder with an existing copy of the data set
+    encoder: str = "xception"  # ENCODER: the CNN, a key of utils.encoder.ENCODERS
+    weights: str = "imagenet"  # WEIGHTS: "imagenet", "none" (untrained) or a local weights file
+    decoder: str = "merge"  # DECODER: a key of utils.decoder.DECODERS
+    epochs: int = 20  # EPOCHS: as the published recipe
+    seed: int = 42  # SEED: of everything that is drawn at random
+    limit: int | None = None  # LIMIT: keep so many photographs only, to try things out
+    runs: Path = field(default=PROJECT / "data" / "runs")  # RUNS: where run folders are made
+
+    def __post_init__(self):
+        if self.dataset not in DATASETS:
+            raise SettingsError(
+                f"DATASET is {self.dataset!r}; expected one of {', '.join(DATASETS)}."
+            )
+        if self.epochs < 1:
+            raise SettingsError(f"EPOCHS is {self.epochs}; expected 1 or more (20 as published).")
+        if self.limit is not None and self.limit < 12:
+            raise SettingsError(
+                f"LIMIT is {self.limit}; expected 12 photographs or more, so that every split "
+                "keeps some, or nothing for all of them."
+            )
+
+    @classmethod
+    def from_environment(cls, environ: Mapping[str, str] | None = None) -> "Settings":
+        """Reads the settings that are set and not empty in `environ` (default: `os.environ`).
+
+        Relative paths count from the project's folder, wherever the notebook's kernel was started.
+
+        Raises:
+            SettingsError: a value is not of its kind; the message names the variable.
+        """
+        environ = os.environ if environ is None else environ
+        convert = {
+            "data": _project_path,
+            "weights": _weights,
+            "runs": _project_path,
+            "epochs": _whole_number,
+            "seed": _whole_number,
+            "limit": _whole_number,
+        }
+        chosen = {}
+        for name in cls.__dataclass_fields__:
+            text = environ.get(name.upper(), "").strip()
+            if text:
+                chosen[name] = convert.get(name, _name)(name.upper(), text)
+        return cls(**chosen)
+
+    # Files of this run, in the order in which the notebooks make them.
+
+    @property
+    def run_name(self) -> str:
+        name = f"{self.dataset}-{self.encoder}-{self.decoder}"
+        return name if self.limit is None else f"{name}-limit{self.limit}"
+
+    @property
+    def run_folder(self) -> Path:
+        return self.runs / self.run_name
+
+    @property
+    def dataset_summary_file(self) -> Path:
+        return self.run_folder / "dataset.json"
+
+    @property
+    def captions_file(self) -> Path:
+        return self.run_folder / "captions.csv"
+
+    @property
+    def vocabulary_file(self) -> Path:
+        return self.run_folder / "vocabulary.json"
+
+    @property
+    def features_folder(self) -> Path:
+        return self.run_folder / "features"
+
+    @property
+    def training_folder(self) -> Path:
+        return self.run_folder / "training"
+
+    @property
+    def model_file(self) -> Path:
+        return self.run_folder / "model.keras"
+
+    @property
+    def history_file(self) -> Path:
+        return self.run_folder / "history.csv"
+
+    @property
+    def captioner_file(self) -> Path:
+        return self.run_folder / "captioner.json"
+
+    @property
+    def predictions_file(self) -> Path:
+        return self.run_folder / "predictions.csv"
+
+    @property
+    def metrics_file(self) -> Path:
+        return self.run_folder / "metrics.json"
+
+    @property
+    def figures_folder(self) -> Path:
+        return self.run_folder / "figures"
+
+    @property
+    def notebooks_folder(self) -> Path:
+        return self.run_folder / "notebooks"
+
+
+def _name(variable: str, text: str) -> str:
+    return text.lower()
+
+
+def _whole_number(variable: str, text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise SettingsError(f"{variable} is {text!r}; expected a whole number.") from None
+
+
+def _project_path(variable: str, text: str) -> Path:
+    return PROJECT / Path(text).expanduser()
+
+
+def _weights(variable: str, text: str) -> str:
+    return text.lower() if text.lower() in ("imagenet", "none") else str(_project_path("", text))
