@@ -1,0 +1,228 @@
+"""Scores of captions: BLEU, ROUGE-L and CIDEr under one protocol, and METEOR where Java is found.
+
+The protocol: captions as they are, against all references as their authors wrote them; both split
+into Penn Treebank tokens and lower-cased; quotes, brackets and sentence punctuation dropped, articles
+and digits kept. BLEU is computed over the whole corpus with the closest reference length and without
+smoothing. Scores are times 100 (CIDEr times 1000 of its cosine), as papers print them.
+"""
+
+import math
+import re
+import shutil
+from collections import Counter
+from collections.abc import Sequence
+from itertools import chain
+
+import numpy as np
+from nltk.tokenize import TreebankWordTokenizer
+
+PROTOCOL = (
+    "captions against all raw references; Penn Treebank tokens, lower-cased, punctuation dropped; "
+    "corpus BLEU, closest reference length, no smoothing; ROUGE-L; CIDEr-D with the IDF of the "
+    "evaluated references; scores x100"
+)
+MAX_ORDER = 4  # n-grams of one to four tokens, in BLEU and in CIDEr
+
+_TREEBANK = TreebankWordTokenizer()
+_DROPPED = frozenset(
+    ["''", "'", "``", "`", '"', "(", ")", "{", "}", "[", "]", "<", ">"]
+    + [".", "?", "!", ",", ":", "-", "--", "...", ";"]
+)
+_SENTENCE_END = re.compile(r"(?<=[^\s.])\.(?=\s)")
+
+Tokens = list[str]
+
+
+def tokenize(caption: str) -> Tokens:
+    """Splits a caption into the tokens that are scored, as in the protocol above."""
+    # NLTK splits a full stop from its word at the end only; captions can hold two sentences.
+    caption = _SENTENCE_END.sub(" .", caption.strip())
+    return [
+        token for token in map(str.lower, _TREEBANK.tokenize(caption)) if token not in _DROPPED
+    ]
+
+
+def ngrams(tokens: Sequence[str], order: int) -> Counter:
+    """Counts the n-grams of `order` tokens."""
+    return Counter(zip(*(tokens[start:] for start in range(order)), strict=False))
+
+
+def bleu(candidates: Sequence[Tokens], references: Sequence[Sequence[Tokens]]) -> list[float]:
+    """BLEU-1 to BLEU-4 of a corpus, x100 (Papineni et al. 2002).
+
+    Clipped n-gram counts are summed over the corpus before they are divided; a candidate is compared
+    with the reference length closest to its own, the shorter one when two are as close.
+    """
+    matches, totals = np.zeros(MAX_ORDER), np.zeros(MAX_ORDER)
+    candidate_length = reference_length = 0
+    for candidate, own_references in zip(candidates, references, strict=True):
+        candidate_length += len(candidate)
+        reference_length += min(
+            map(len, own_references), key=lambda length: (abs(length - len(candidate)), length)
+        )
+        for order in range(1, MAX_ORDER + 1):
+            counts = ngrams(candidate, order)
+            allowed = Counter()
+            for reference in own_references:
+                allowed |= ngrams(reference, order)
+            matches[order - 1] += sum((counts & allowed).values())
+            totals[order - 1] += sum(counts.values())
+    if not matches[0]:
+        return [0.0] * MAX_ORDER
+    brevity = min(0.0, 1 - reference_length / candidate_length)
+    with np.errstate(divide="ignore"):
+        precisions = np.log(matches) - np.log(np.maximum(totals, 1))
+    means = np.cumsum(precisions) / np.arange(1, MAX_ORDER + 1)
+    return (100 * np.exp(brevity + means)).tolist()
+
+
+def rouge_l(candidates: Sequence[Tokens], references: Sequence[Sequence[Tokens]]) -> float:
+    """Mean ROUGE-L of a corpus, x100 (Lin 2004): longest common subsequence, beta 1.2."""
+    beta = 1.2
+    scores = []
+    for candidate, own_references in zip(candidates, references, strict=True):
+        common = [_common_subsequence(candidate, reference) for reference in own_references]
+        precision = max(length / max(len(candidate), 1) for length in common)
+        recall = max(
+            length / max(len(reference), 1)
+            for length, reference in zip(common, own_references, strict=True)
+        )
+        if precision and recall:
+            scores.append((1 + beta**2) * precision * recall / (recall + beta**2 * precision))
+        else:
+            scores.append(0.0)
+    return 100 * float(np.mean(scores))
+
+
+def _common_subsequence(left: Tokens, right: Tokens) -> int:
+    lengths = [0] * (len(right) + 1)
+    for token in left:
+        diagonal = 0
+        for place, other in enumerate(right, start=1):
+            diagonal, lengths[place] = (
+                lengths[place],
+                diagonal + 1 if token == other else max(lengths[place], lengths[place - 1]),
+            )
+    return lengths[-1]
+
+
+class Cider:
+    """CIDEr-D (Vedantam, Zitnick and Parikh 2015) against references whose statistics are kept.
+
+    Candidate and references are vectors of n-gram frequencies, weighted by how rare an n-gram is
+    among the photographs of the evaluated set. The score of a photograph is the mean cosine over the
+    references and the orders one to four, each count clipped to the reference's, with a Gaussian
+    penalty (sigma 6) on the difference in length.
+
+    Args:
+        references: for each photograph the tokens of its references.
+    """
+
+    SIGMA = 6.0
+
+    def __init__(self, references: Sequence[Sequence[Tokens]]):
+        counted = [[_all_ngrams(tokens) for tokens in group] for group in references]
+        self._photographs_with = Counter(
+            chain.from_iterable(set(chain.from_iterable(group)) for group in counted)
+        )
+        self._log_photographs = math.log(max(len(references), 1))
+        self._references = [[self._vector(counts) for counts in group] for group in counted]
+
+    def scores(self, candidates: Sequence[Tokens]) -> np.ndarray:
+        """Score of each candidate against the references in the same place, `(n,)`, x100."""
+        if len(candidates) != len(self._references):
+            raise ValueError(
+                f"There are {len(candidates)} captions for {len(self._references)} photographs; "
+                "expected one each."
+            )
+        pairs = zip(candidates, self._references, strict=True)
+        return 100 * np.array([self.score(tokens, references) for tokens, references in pairs])
+
+    def score(self, tokens: Tokens, references: list) -> float:
+        """Score of one candidate against reference vectors, 0 to 10."""
+        weights, norms, length = self._vector(_all_ngrams(tokens))
+        total = 0.0
+        for other_weights, other_norms, other_length in references:
+            products = [0.0] * MAX_ORDER
+            for ngram, weight in weights.items():
+                other = other_weights.get(ngram, 0.0)
+                products[len(ngram) - 1] += min(weight, other) * other
+            penalty = math.exp(-((length - other_length) ** 2) / (2 * self.SIGMA**2))
+            total += penalty * sum(
+                product / (norm * other_norm)
+                for product, norm, other_norm in zip(products, norms, other_norms, strict=True)
+                if norm and other_norm
+            )
+        return 10 * total / (MAX_ORDER * len(references))
+
+    def _vector(self, counts: Counter) -> tuple[dict, list[float], int]:
+        """Weights of the n-grams, their norm for each order, and the length in bigrams."""
+        weights, squares, bigrams = {}, [0.0] * MAX_ORDER, 0
+        for ngram, count in counts.items():
+            rarity = self._log_photographs - math.log(max(self._photographs_with[ngram], 1))
+            weights[ngram] = count * rarity
+            squares[len(ngram) - 1] += weights[ngram] ** 2
+            bigrams += count if len(ngram) == 2 else 0  # as the authors' program counts length
+        return weights, [math.sqrt(square) for square in squares], bigrams
+
+
+def _all_ngrams(tokens: Tokens) -> Counter:
+    counts = Counter()
+    for order in range(1, MAX_ORDER + 1):
+        counts.update(ngrams(tokens, order))
+    return counts
+
+
+def score_captions(captions: Sequence[str], references: Sequence[Sequence[str]]) -> dict:
+    """Scores raw captions against raw references under `PROTOCOL`.
+
+    Args:
+        captions: one for each photograph.
+        references: the reference captions of each photograph, at least one.
+
+    Returns:
+        {"BLEU-1", …, "BLEU-4", "ROUGE-L", "CIDEr"}, each x100.
+
+    Raises:
+        ValueError: there are not as many captions as photographs, or a photograph has no reference.
+    """
+    if len(captions) != len(references) or not captions:
+        raise ValueError(
+            f"There are {len(captions)} captions and references for {len(references)} photographs; "
+            "expected the same number, at least one."
+        )
+    if not all(references):
+        raise ValueError("A photograph has no reference caption; leave it out before scoring.")
+    candidates = [tokenize(caption) for caption in captions]
+    reference_tokens = [[tokenize(caption) for caption in group] for group in references]
+    scores = dict(
+        zip(
+            [f"BLEU-{order}" for order in range(1, MAX_ORDER + 1)],
+            bleu(candidates, reference_tokens),
+            strict=True,
+        )
+    )
+    scores["ROUGE-L"] = rouge_l(candidates, reference_tokens)
+    scores["CIDEr"] = float(Cider(reference_tokens).scores(candidates).mean())
+    return scores
+
+
+def meteor(captions: Sequence[str], references: Sequence[Sequence[str]]) -> float | None:
+    """METEOR 1.5 of a corpus, x100, by its authors' Java program.
+
+    Returns:
+        The score, or None where Java or the package `pycocoevalcap`, which carries the program, is
+        not installed. NLTK's function of the same name computes something else.
+    """
+    if shutil.which("java") is None:
+        return None
+    try:
+        from pycocoevalcap.meteor.meteor import Meteor
+    except ImportError:
+        return None
+    candidates = {place: [" ".join(tokenize(text))] for place, text in enumerate(captions)}
+    grouped = {
+        place: [" ".join(tokenize(text)) for text in group]
+        for place, group in enumerate(references)
+    }
+    return 100 * Meteor().compute_score(grouped, candidates)[0]
