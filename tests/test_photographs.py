@@ -1,0 +1,239 @@
+"""Every kind of picture a reader may bring is read as a viewer shows it, or refused by name."""
+
+import io
+from contextlib import suppress
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from utils.errors import PhotographError
+from utils.photographs import load_pixels, open_photograph
+
+
+def _gradient(height: int = 40, width: int = 60) -> np.ndarray:
+    """Smooth picture, so that lossy compression keeps it: red grows rightwards, green downwards."""
+    pixels = np.zeros((height, width, 3), np.uint8)
+    pixels[..., 0] = np.linspace(0, 255, width)
+    pixels[..., 1] = np.linspace(0, 255, height)[:, None]
+    return pixels
+
+
+def _encoded(file_format: str, **options) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(_gradient()).save(buffer, file_format, **options)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("file_format", ["JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP"])
+def test_common_formats_are_read_as_rgb(tmp_path, file_format):
+    path = tmp_path / "photo"  # without a suffix: the content decides
+    path.write_bytes(_encoded(file_format))
+    image = open_photograph(path)
+    assert (image.mode, image.size) == ("RGB", (60, 40))
+    assert np.abs(np.asarray(image).astype(int) - _gradient()).mean() < 12
+
+
+def test_a_path_may_be_text(tmp_path):
+    (tmp_path / "photo.png").write_bytes(_encoded("PNG"))
+    assert np.array_equal(open_photograph(str(tmp_path / "photo.png")), _gradient())
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_is_applied(tmp_path, orientation):
+    stored = {
+        1: lambda pixels: pixels,
+        2: lambda pixels: pixels[:, ::-1],
+        3: lambda pixels: pixels[::-1, ::-1],
+        4: lambda pixels: pixels[::-1],
+        5: lambda pixels: pixels.swapaxes(0, 1),
+        6: lambda pixels: np.rot90(pixels, 1),
+        7: lambda pixels: pixels.swapaxes(0, 1)[::-1, ::-1],
+        8: lambda pixels: np.rot90(pixels, -1),
+    }[orientation](_gradient())
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = tmp_path / "turned.png"
+    Image.fromarray(np.ascontiguousarray(stored)).save(path, exif=exif)
+    assert np.array_equal(open_photograph(path), _gradient())
+    with Image.open(path) as image:
+        assert np.array_equal(open_photograph(image), _gradient())
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "PA"])
+def test_transparency_is_laid_over_white(mode):
+    image = Image.new("RGBA", (4, 2), (0, 0, 0, 255))
+    image.paste((0, 0, 0, 0), (2, 0, 4, 2))
+    pixels = np.asarray(open_photograph(image.convert(mode)))
+    assert (pixels[:, :2] == 0).all()
+    assert (pixels[:, 2:] == 255).all()
+
+
+def test_a_transparent_palette_colour_is_laid_over_white(tmp_path):
+    image = Image.new("P", (2, 1))
+    image.putpalette([200, 0, 0, 0, 0, 90])
+    image.putpixel((1, 0), 1)
+    image.save(tmp_path / "palette.png", transparency=0)
+    pixels = np.asarray(open_photograph(tmp_path / "palette.png"))
+    assert pixels[0].tolist() == [[255, 255, 255], [0, 0, 90]]
+
+
+def test_cmyk_keeps_its_colours(tmp_path):
+    Image.new("CMYK", (8, 8), (0, 255, 255, 0)).save(tmp_path / "red.jpg", quality=95)
+    red, green, blue = np.asarray(open_photograph(tmp_path / "red.jpg")).mean(axis=(0, 1))
+    assert red > 240
+    assert max(green, blue) < 15
+
+
+@pytest.mark.parametrize("mode", ["L", "1"])
+def test_grey_and_black_and_white_have_three_equal_channels(mode):
+    image = Image.fromarray(_gradient()).convert(mode)
+    pixels = np.asarray(open_photograph(image))
+    assert pixels.shape == (40, 60, 3)
+    assert (pixels == pixels[..., :1]).all()
+    assert pixels.min() < 20 < 200 < pixels.max()
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif", "pgm"])
+def test_16_bit_greys_are_scaled_and_not_cut_off(tmp_path, suffix):
+    ramp = np.linspace(0, 65535, 256).round().astype(np.uint16)[None].repeat(2, axis=0)
+    path = tmp_path / f"deep.{suffix}"
+    if suffix == "pgm":
+        path.write_bytes(b"P5 256 2 65535\n" + ramp.astype(">u2").tobytes())
+    else:
+        Image.fromarray(ramp).save(path)
+    pixels = np.asarray(open_photograph(path))
+    assert np.abs(pixels[0, :, 0].astype(int) - np.arange(256)).max() <= 1
+    assert pixels[0, -1].tolist() == [255, 255, 255]
+
+
+@pytest.mark.parametrize("file_format", ["GIF", "PNG", "WEBP"])
+def test_of_an_animation_the_first_frame_is_taken(tmp_path, file_format):
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue", "lime")]
+    path = tmp_path / "animation"
+    frames[0].save(path, file_format, save_all=True, append_images=frames[1:], lossless=True)
+    assert np.asarray(open_photograph(path))[0, 0].tolist() == [255, 0, 0]
+
+
+def test_arrays_of_three_shapes_are_read():
+    colour = _gradient()
+    assert np.array_equal(open_photograph(colour), colour)
+    assert np.array_equal(np.asarray(open_photograph(colour[..., 0]))[..., 2], colour[..., 0])
+    transparent = np.dstack([colour, np.zeros((40, 60), np.uint8)])
+    assert (np.asarray(open_photograph(transparent)) == 255).all()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "int64", "uint16", "bool"])
+def test_arrays_of_an_unclear_range_are_refused_with_the_remedy(dtype):
+    with pytest.raises(PhotographError, match=rf"{dtype}; expected uint8.*\[0, 1\] pass"):
+        open_photograph(np.zeros((4, 4, 3), dtype))
+
+
+@pytest.mark.parametrize("shape", [(4,), (4, 4, 1), (4, 4, 2), (3, 4, 5), (1, 4, 4, 3), (0, 4, 3)])
+def test_arrays_of_a_wrong_shape_are_refused(shape):
+    with pytest.raises(PhotographError, match=r"shape is .* expected"):
+        open_photograph(np.zeros(shape, np.uint8))
+
+
+def test_other_objects_are_refused():
+    with pytest.raises(PhotographError, match="given as bytes"):
+        open_photograph(b"\xff\xd8")
+
+
+def test_floating_point_pictures_are_refused():
+    with pytest.raises(PhotographError, match="floating-point"):
+        open_photograph(Image.new("F", (4, 4)))
+
+
+def test_a_colour_space_without_a_way_to_rgb_is_refused():
+    with pytest.raises(PhotographError, match=r"LAB.*save it as an RGB JPEG"):
+        open_photograph(Image.new("LAB", (4, 4)))
+
+
+def test_what_is_no_picture_is_refused_by_name_and_finding(tmp_path):
+    empty, text, cut, folder = (tmp_path / name for name in ("e.jpg", "t.jpg", "c.jpg", "f.jpg"))
+    empty.touch()
+    text.write_text("This is no picture.")
+    cut.write_bytes(_encoded("JPEG")[:-200])
+    folder.mkdir()
+    findings = {
+        empty: "empty .0 bytes.",
+        text: "is not a picture",
+        cut: "damaged, cut short",
+        folder: "is a folder",
+        tmp_path / "gone.jpg": "does not exist",
+        tmp_path / ("long" * 100): "can't be looked up|does not exist",
+    }
+    for path, finding in findings.items():
+        with pytest.raises(PhotographError, match=finding) as caught:
+            open_photograph(path)
+        assert path.name in str(caught.value)
+
+
+def test_a_decompression_bomb_is_refused(tmp_path, monkeypatch):
+    path = tmp_path / "bomb.png"
+    path.write_bytes(_encoded("PNG"))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    with pytest.raises(PhotographError, match=r"bomb\.png would unpack to a picture far too large"):
+        open_photograph(path)
+
+
+@settings(deadline=None, max_examples=150)
+@given(
+    file_format=st.sampled_from(["JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP"]),
+    damage=st.lists(
+        st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), min_size=1, max_size=20
+    ),
+    kept=st.floats(0.01, 1),
+)
+def test_damaged_files_give_a_picture_or_a_photograph_error(
+    tmp_path_factory, file_format, damage, kept
+):
+    content = bytearray(_encoded(file_format))
+    for place, value in damage:
+        content[int(place * len(content))] = value
+    path = tmp_path_factory.mktemp("damaged") / "photo"
+    path.write_bytes(content[: max(1, int(kept * len(content)))])
+    for read in (open_photograph, lambda path: load_pixels(path, 16)):
+        with suppress(PhotographError):
+            assert np.asarray(read(path)).shape[-1] == 3
+
+
+def test_damaged_exif_data_does_not_cost_the_photograph(tmp_path):
+    path = tmp_path / "photo.jpg"
+    Image.fromarray(_gradient()).save(path, exif=b"Exif\x00\x00not a TIFF header")
+    assert open_photograph(path).size == (60, 40)
+
+
+def test_the_callers_picture_is_left_as_it_is(tmp_path):
+    original = Image.fromarray(_gradient())
+    open_photograph(original).putpixel((0, 0), (255, 255, 255))
+    assert np.array_equal(original, _gradient())
+    original.save(tmp_path / "photo.jpg")
+    with Image.open(tmp_path / "photo.jpg") as opened:
+        load_pixels(opened, 8)
+        assert opened.size == (60, 40)
+
+
+def test_pixels_are_squeezed_to_the_square():
+    pixels = load_pixels(_gradient(), 20)
+    assert (pixels.shape, pixels.dtype) == ((20, 20, 3), np.uint8)
+    assert pixels[0, -1, 0] > 240  # the right edge is still there: nothing was cropped
+    assert pixels[-1, 0, 1] > 240
+
+
+def test_shrinking_averages_instead_of_skipping_pixels():
+    chequered = (np.indices((256, 256)).sum(axis=0) % 2 * 255).astype(np.uint8)
+    assert np.abs(load_pixels(chequered, 32).astype(int) - 127).max() < 10
+
+
+def test_the_fast_path_for_large_jpegs_changes_next_to_nothing(tmp_path):
+    random = np.random.default_rng(0).integers(0, 255, (40, 60, 3), np.uint8)
+    large = Image.fromarray(random).resize((2400, 1600), Image.Resampling.BICUBIC)
+    large.save(tmp_path / "large.jpg", quality=95)
+    with Image.open(tmp_path / "large.jpg") as image:
+        slow = load_pixels(image, 64).astype(int)
+    fast = load_pixels(tmp_path / "large.jpg", 64).astype(int)
+    assert np.abs(fast - slow).mean() < 2
