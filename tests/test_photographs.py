@@ -147,11 +147,6 @@ def test_floating_point_pictures_are_refused():
         open_photograph(Image.new("F", (4, 4)))
 
 
-def test_a_colour_space_without_a_way_to_rgb_is_refused():
-    with pytest.raises(PhotographError, match=r"LAB.*save it as an RGB JPEG"):
-        open_photograph(Image.new("LAB", (4, 4)))
-
-
 def test_what_is_no_picture_is_refused_by_name_and_finding(tmp_path):
     empty, text, cut, folder = (tmp_path / name for name in ("e.jpg", "t.jpg", "c.jpg", "f.jpg"))
     empty.touch()

@@ -114,8 +114,8 @@ def _decode_opened(image: Image.Image, name: str) -> Image.Image:
 
 def _damaged(name: str, error: Exception) -> PhotographError:
     return PhotographError(
-        f"{name} can't be decoded ({error or type(error).__name__}): it is damaged, cut short or of "
-        "a rare kind. Copy it again, or save it as an RGB JPEG or PNG."
+        f"{name} can't be decoded ({error or type(error).__name__}): it is damaged, cut short or "
+        "of a rare kind. Copy it again, or save it as an RGB JPEG or PNG."
     )
 
 
