@@ -1,0 +1,288 @@
+"""Fetching an archive over an unreliable network, and unpacking it without trusting it."""
+
+import os
+import re
+import shutil
+import stat
+import time
+import zipfile
+import zlib
+from http.client import HTTPException, HTTPResponse
+from pathlib import Path, PurePosixPath
+from urllib.error import HTTPError
+from urllib.parse import urlsplit
+from urllib.request import Request, urlopen
+
+from tqdm import tqdm
+
+from utils.errors import DownloadError
+from utils.files import file_hash, read_json, write_json
+
+ATTEMPTS = 4  # in a row without a new byte; a slow but moving download is never given up
+PAUSE = 1.0  # seconds before the second attempt, doubled before each later one
+TIMEOUT = 30  # seconds of silence after which a connection counts as dead
+TEMPORARY = {408, 425, 429, 500, 502, 503, 504}  # HTTP answers after which trying again makes sense
+UNPACKED_LIMIT = 8 << 30  # bytes; Flickr8k unpacks to about 1.1 GB
+_BLOCK = 1 << 16  # bytes
+
+
+class _Interrupted(Exception):
+    """The network failed in a way that another attempt may mend."""
+
+
+def download(
+    url: str, target: Path | str, *, sha256: str | None = None, size: int | None = None
+) -> Path:
+    """Fetches `url` into the file `target` and returns it; an interrupted download goes on later.
+
+    The bytes gather in `target.part`. They are continued only if the server still has the same file
+    (RFC 9110: Range with If-Range), else fetched anew, and become `target` in one step once length
+    and content are right. A whole `target` that is already there is returned without a request.
+
+    Args:
+        url: an http or https address.
+        target: file to make; a name that ends in .zip must turn out to be a zip archive.
+        sha256: expected checksum, 64 hexadecimal digits, if known.
+        size: expected length in bytes, if known.
+
+    Raises:
+        DownloadError: no network, no such address, wrong content, or no room on the disk. What has
+            come so far is kept unless its content is wrong; an older `target` stays as it was.
+    """
+    target = Path(target)
+    is_zip = target.suffix.lower() == ".zip"
+    if target.is_file() and _problem(target, is_zip, sha256, size) is None:
+        return target
+    if urlsplit(url).scheme not in ("http", "https"):
+        raise DownloadError(f"{url!r} is not an address to download from; expected https://…")
+    part = target.with_name(f"{target.name}.part")
+    memo_file = target.with_name(f"{target.name}.part.json")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _fetch_with_patience(url, part, memo_file, size)
+        if problem := _problem(part, is_zip, sha256, size):
+            part.unlink()
+            memo_file.unlink()
+            raise DownloadError(
+                f"What {url} sent is not the file that was asked for: {problem}. "
+                "Open the address in a browser to see what is there now."
+            )
+        with part.open("rb") as whole:
+            os.fsync(whole.fileno())
+        part.replace(target)
+        memo_file.unlink()
+    except DownloadError:
+        raise
+    except OSError as error:
+        raise DownloadError(
+            f"{target} can't be written: {error.strerror or error}. The {_length(part):,} bytes "
+            f"that came so far are kept in {part.name}; make room and run this again."
+        ) from error
+    return target
+
+
+def _fetch_with_patience(url: str, part: Path, memo_file: Path, size: int | None) -> None:
+    failures, longest = 0, _length(part)
+    while True:
+        try:
+            return _fetch(url, part, memo_file, size)
+        except _Interrupted as interruption:
+            failures = 1 if _length(part) > longest else failures + 1
+            longest = max(longest, _length(part))
+            if failures == ATTEMPTS:
+                raise DownloadError(
+                    f"{url} can't be had: {interruption} ({ATTEMPTS} attempts in a row). "
+                    f"{_length(part):,} bytes have come so far. Check the network and run this "
+                    "again: it goes on where it stopped."
+                ) from interruption
+            time.sleep(PAUSE * 2 ** (failures - 1))
+
+
+def _fetch(url: str, part: Path, memo_file: Path, size: int | None) -> None:
+    """Makes one request and writes what comes; returns only when the file is as long as announced.
+
+    `memo_file` holds which version of the file the part belongs to: `url`, `validator` (ETag or
+    Last-Modified, None if the server names neither) and `length` (None if not announced).
+    """
+    memo = _read_memo(memo_file, url)
+    offset = _length(part) if memo.get("validator") else 0
+    if offset and memo["length"] == offset:
+        return  # stopped after the last byte, before the file got its name
+    headers = {"Accept-Encoding": "identity"}
+    if offset:
+        headers |= {"Range": f"bytes={offset}-", "If-Range": memo["validator"]}
+    with _open(url, headers, part) as response:
+        if response.status == 206:
+            first, length = _content_range(response)
+            if first != offset or memo["length"] not in (None, length):
+                part.unlink()
+                raise _Interrupted("the server sent another piece than was asked for")
+        else:
+            offset, length = 0, response.length
+        if None not in (size, length) and size != length:
+            raise DownloadError(
+                f"{url} has {length:,} bytes; expected {size:,}. It is not the file that was meant."
+            )
+        free = shutil.disk_usage(part.parent).free
+        if length is not None and length - offset > free:
+            raise DownloadError(
+                f"{part.parent} has {free:,} bytes free, and {length - offset:,} are still to "
+                f"come from {url}. Make room and run this again; what has come so far is kept."
+            )
+        if offset == 0:
+            # In this order, so that a kill in between never leaves old bytes with a new memo.
+            part.unlink(missing_ok=True)
+            write_json(memo_file, {"url": url, "validator": _validator(response), "length": length})
+        progress = tqdm(
+            desc=part.stem,
+            total=length,
+            initial=offset,
+            unit="B",
+            unit_scale=True,
+            unit_divisor=1000,
+        )
+        with progress, part.open("ab") as file:
+            while block := _read(response):
+                file.write(block)
+                progress.update(len(block))
+    if length is not None and _length(part) != length:
+        raise _Interrupted(f"the connection ended at byte {_length(part):,} of {length:,}")
+
+
+def _open(url: str, headers: dict[str, str], part: Path) -> HTTPResponse:
+    try:
+        return urlopen(Request(url, headers=headers), timeout=TIMEOUT)
+    except HTTPError as error:
+        error.close()
+        if error.code == 416:  # the part is longer than the file: nothing to go on from
+            part.unlink(missing_ok=True)
+        if error.code in TEMPORARY or error.code == 416:
+            raise _Interrupted(f"the server answers {error.code} {error.reason}") from error
+        raise DownloadError(
+            f"{url} can't be had: the server answers {error.code} {error.reason}. The file may "
+            "have moved; get it elsewhere or place it by hand."
+        ) from error
+    except (OSError, HTTPException) as error:
+        raise _Interrupted(f"no connection ({getattr(error, 'reason', error)})") from error
+
+
+def _read(response: HTTPResponse) -> bytes:
+    try:
+        return response.read(_BLOCK)
+    except (OSError, HTTPException) as error:
+        raise _Interrupted(f"the connection broke ({error!r})") from error
+
+
+def _read_memo(memo_file: Path, url: str) -> dict:
+    try:
+        memo = read_json(memo_file)
+    except (FileNotFoundError, ValueError):
+        return {}
+    return memo if memo.get("url") == url else {}
+
+
+def _validator(response: HTTPResponse) -> str | None:
+    etag = response.headers.get("ETag", "W/")
+    return response.headers.get("Last-Modified") if etag.startswith("W/") else etag
+
+
+def _content_range(response: HTTPResponse) -> tuple[int | None, int | None]:
+    """First byte of the piece and length of the whole file, None where the server doesn't say."""
+    text = response.headers.get("Content-Range", "")
+    found = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", text.strip())
+    if found is None:
+        return None, None
+    return int(found[1]), None if found[2] == "*" else int(found[2])
+
+
+def _length(file: Path) -> int:
+    return file.stat().st_size if file.exists() else 0
+
+
+def _problem(file: Path, is_zip: bool, sha256: str | None, size: int | None) -> str | None:
+    """Says in words what is wrong with a file, or None."""
+    if is_zip and not zipfile.is_zipfile(file):
+        with file.open("rb") as opened:
+            return f"it is no whole zip archive, it begins with {opened.read(40)!r}"
+    if size is not None and _length(file) != size:
+        return f"it has {_length(file):,} bytes, expected {size:,}"
+    if sha256 is not None and (found := file_hash(file)) != sha256.lower():
+        return f"its SHA-256 is {found}, expected {sha256}"
+    return None
+
+
+def unpack(archive: Path | str, folder: Path | str, *, limit: int = UNPACKED_LIMIT) -> Path:
+    """Unpacks a zip archive into the new folder `folder` and returns it: all of it or nothing.
+
+    Leaves out what macOS adds (`__MACOSX`, `.DS_Store`).
+
+    Args:
+        archive: the zip file; it is not changed.
+        folder: must not exist yet, or be empty.
+        limit: most bytes that the content may have altogether.
+
+    Raises:
+        DownloadError: the archive is damaged or encrypted, holds a path that leads out of `folder`,
+            a link or more than `limit` bytes; or `folder` has something in it, or the disk is full.
+    """
+    archive, folder = Path(archive), Path(folder)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise DownloadError(
+            f"{folder} already has something in it; expected a new or empty folder."
+        )
+    part = folder.with_name(f"{folder.name}.part")
+    try:
+        shutil.rmtree(part, ignore_errors=True)  # of a run that was killed
+        part.mkdir(parents=True)
+        with zipfile.ZipFile(archive) as opened:
+            members = [(member, _safe_path(member)) for member in opened.infolist()]
+            total = sum(member.file_size for member, path in members if path)
+            if total > limit:
+                raise DownloadError(f"it unpacks to {total:,} bytes, more than {limit:,}")
+            with tqdm(
+                desc=f"unpacking {archive.name}", total=total, unit="B", unit_scale=True
+            ) as progress:
+                for member, path in members:
+                    if path:
+                        _extract(opened, member, part / path, progress)
+        if folder.exists():
+            folder.rmdir()  # Windows doesn't rename onto an empty folder
+        part.rename(folder)
+    except (OSError, zipfile.BadZipFile, zlib.error, RuntimeError, EOFError, ValueError) as error:
+        # zipfile raises RuntimeError for a password and NotImplementedError for rare compressions
+        reason = getattr(error, "strerror", None) or error
+        raise DownloadError(
+            f"{archive} can't be unpacked: {reason}. Nothing was left in {folder}. If the archive "
+            "is damaged, delete it and fetch it again."
+        ) from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return folder
+
+
+def _safe_path(member: zipfile.ZipInfo) -> PurePosixPath | None:
+    """Where a member goes, relative to the folder; None for folders and what macOS adds."""
+    name = member.filename.replace("\\", "/")
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts or ":" in name:
+        raise DownloadError(f"it holds {member.filename!r}, a path that leads out of the folder")
+    kind = stat.S_IFMT(member.external_attr >> 16)  # 0 if the archive wasn't made on Unix
+    if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
+        raise DownloadError(f"it holds {member.filename!r}, a link or device and not a file")
+    if name.endswith("/") or not path.parts:
+        return None
+    return None if "__MACOSX" in path.parts or path.name == ".DS_Store" else path
+
+
+def _extract(opened: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path, progress: tqdm) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    written = 0
+    with opened.open(member) as source, path.open("xb") as file:
+        while block := source.read(_BLOCK):
+            written += len(block)
+            if (
+                written > member.file_size
+            ):  # declared sizes are the sender's word, so they're counted
+                raise DownloadError(f"{member.filename!r} has more bytes than it declares")
+            file.write(block)
+            progress.update(len(block))
