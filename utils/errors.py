@@ -35,3 +35,7 @@ class MissingStageError(CaptionProjectError, FileNotFoundError):
 
 class StaleArtefactError(CaptionProjectError, ValueError):
     """A file on disk was made from something other than what is asked for now."""
+
+
+class NotebookError(CaptionProjectError, RuntimeError):
+    """A notebook stopped before its last cell."""

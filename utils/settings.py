@@ -126,6 +126,18 @@ class Settings:
     def notebooks_folder(self) -> Path:
         return self.run_folder / "notebooks"
 
+    @property
+    def completed_file(self) -> Path:
+        return self.notebooks_folder / "completed.json"
+
+    @property
+    def timings_file(self) -> Path:
+        return self.run_folder / "timings.json"
+
+    @property
+    def report_file(self) -> Path:
+        return self.run_folder / "report.pdf"
+
 
 def _name(variable: str, text: str) -> str:
     return text.lower()
