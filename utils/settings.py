@@ -67,6 +67,10 @@ class Settings:
                 chosen[name] = convert.get(name, _name)(name.upper(), text)
         return cls(**chosen)
 
+    @property
+    def dataset_folder(self) -> Path:
+        return self.data or PROJECT / "data" / self.dataset
+
     # Files of this run, in the order in which the notebooks make them.
 
     @property
