@@ -1,0 +1,299 @@
+"""The data set: photographs, five captions for each, and a split into train, dev and test.
+
+Reads both public forms of Flickr8k and draws the sample. What is odd in the files is skipped
+and said; what would falsify results is refused.
+"""
+
+import random
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import pandas as pd
+
+from utils.dataset_files import (
+    CAPTIONS_PER_PHOTO,
+    CSV_FILE,
+    SPLIT_FILES,
+    SPLITS,
+    TOKEN_FILE,
+    find_file,
+    find_photo_folder,
+    photos_in,
+    read_captions,
+    read_split,
+)
+from utils.download import download, unpack
+from utils.errors import DatasetError, DownloadError
+from utils.scenes import draw_sample, sample_is_current
+from utils.settings import Settings
+
+ARCHIVES_ADDRESS = "https://github.com/jbrownlee/Datasets/releases/download/Flickr8k/"
+FEWEST_PHOTOS = 2  # in a split: a loss or score of one photograph means nothing
+FEWEST_WHEN_LIMITED = 3
+# Of Flickr8k less the one name that has no photograph; the splits are the official ones.
+FLICKR8K_COUNTS = {"photographs": 8091, "captions": 40455}
+FLICKR8K_SPLIT_COUNTS = {"train": 6000, "dev": 1000, "test": 1000}
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Photographs, captions and splits that fit together.
+
+    Attributes:
+        name: "sample" or "flickr8k".
+        photo_folder: where the photographs lie; they were seen there, but not opened.
+        captions: one row per caption of the photographs in `splits`, by name and number; columns
+            `photo` (file name), `number` (0-4) and `caption` (raw text).
+        splits: file names of "train", "dev" and "test", in the order of the split files.
+        split_source: a sentence that says where the splits are from.
+        oddities: sentences about what was skipped or looks wrong, by name, file and line.
+    """
+
+    name: str
+    photo_folder: Path
+    captions: pd.DataFrame
+    splits: dict[str, list[str]]
+    split_source: str
+    oddities: list[str]
+
+    def photo_path(self, photo: str) -> Path:
+        return self.photo_folder / photo
+
+    @cached_property
+    def split_of(self) -> dict[str, str]:
+        """The split of every photograph, in the order train, dev, test."""
+        return {photo: split for split, photos in self.splits.items() for photo in photos}
+
+    @cached_property
+    def _captions_of(self) -> dict[str, list[str]]:
+        captions_of = {}
+        for photo, caption in zip(self.captions["photo"], self.captions["caption"], strict=True):
+            captions_of.setdefault(photo, []).append(caption)
+        return captions_of
+
+    def references(self, photos: Iterable[str]) -> list[list[str]]:
+        """Raw captions of each of `photos`, in that order; raises `KeyError` for an unknown one."""
+        return [self._captions_of[photo] for photo in photos]
+
+    def without(self, photos: Iterable[str]) -> "Dataset":
+        """The data set less some photographs, for example those that turned out unreadable.
+
+        Raises:
+            DatasetError: too little would be left of a split.
+        """
+        dropped = set(photos)
+        kept = {
+            split: [photo for photo in names if photo not in dropped]
+            for split, names in self.splits.items()
+        }
+        return self._with_splits(kept)
+
+    def limited(self, limit: int) -> "Dataset":
+        """The first photographs of every split, `limit` altogether, in the splits' proportions."""
+        kept = {split: min(FEWEST_WHEN_LIMITED, len(names)) for split, names in self.splits.items()}
+        while sum(kept.values()) < min(limit, len(self.split_of)):
+            emptiest = min(SPLITS, key=lambda split: kept[split] / len(self.splits[split]))
+            kept[emptiest] += 1
+        return self._with_splits(
+            {split: names[: kept[split]] for split, names in self.splits.items()}
+        )
+
+    def _with_splits(self, splits: dict[str, list[str]]) -> "Dataset":
+        _require_enough(splits, self.photo_folder)
+        photos = {photo for names in splits.values() for photo in names}
+        captions = self.captions[self.captions["photo"].isin(photos)].reset_index(drop=True)
+        return replace(self, captions=captions, splits=splits)
+
+
+def load_dataset(settings: Settings) -> Dataset:
+    """Finds the data set that `settings` name, or makes it, and reads it.
+
+    The sample is drawn if it isn't there. Flickr8k is taken from the folder that DATA names, else
+    from `data/flickr8k`, where it is downloaded to if need be. `settings.limit` is applied.
+
+    Raises:
+        DatasetError: not to be had, or its files contradict each other; says what to do.
+    """
+    folder = settings.dataset_folder
+    if settings.dataset == "sample":
+        _draw_what_is_missing(settings)
+    elif settings.data is None:
+        _download_what_is_missing(folder)
+    photo_folder = find_photo_folder(folder)
+    caption_file = find_file(folder, TOKEN_FILE) or find_file(folder, CSV_FILE)
+    if photo_folder is None or caption_file is None:
+        raise DatasetError(
+            f"{folder} doesn't hold a whole data set: photographs "
+            f"{photo_folder or 'missing'}, captions {caption_file or 'missing'}.\n"
+            f"{how_to_place(folder)}"
+        )
+    dataset = _read(settings, photo_folder, caption_file)
+    return dataset if settings.limit is None else dataset.limited(settings.limit)
+
+
+# Finding and fetching
+
+
+def how_to_place(folder: Path) -> str:
+    """Says how to put Flickr8k into `folder` by hand, since links to it die often."""
+    return (
+        f"To place Flickr8k by hand, get Flickr8k_Dataset.zip and Flickr8k_text.zip\n"
+        f"({ARCHIVES_ADDRESS}) or the Kaggle form of it, and unpack it so that\n"
+        f"{folder} holds either\n"
+        f"    Flicker8k_Dataset/ (the photographs), {TOKEN_FILE},\n"
+        f"    {', '.join(SPLIT_FILES.values())}\n"
+        f"or\n"
+        f"    Images/ (the photographs), {CSV_FILE} and, for the official split, the three\n"
+        f"    Flickr_8k.*Images.txt files.\n"
+        f"The two archives may also be put there as they are; they are then unpacked.\n"
+        "If you have it elsewhere: make run DATASET=flickr8k DATA=/that/folder. "
+        "More in data/README.md."
+    )
+
+
+def _draw_what_is_missing(settings: Settings) -> None:
+    folder = settings.dataset_folder
+    if sample_is_current(folder):
+        return
+    if settings.data is not None and folder.exists() and any(folder.iterdir()):
+        # Somebody's own folder: drawing over what is in it could cost them their data.
+        raise DatasetError(
+            f"DATA is {folder}, which has something in it that is not this version's drawn sample. "
+            "If it is Flickr8k, set DATASET=flickr8k too; else name a new folder or leave DATA out."
+        )
+    draw_sample(folder)
+
+
+def _download_what_is_missing(folder: Path) -> None:
+    try:
+        if find_file(folder, TOKEN_FILE) is None and find_file(folder, CSV_FILE) is None:
+            _fetch("Flickr8k_text", folder)
+        if find_photo_folder(folder) is None:
+            _fetch("Flickr8k_Dataset", folder)
+    except DownloadError as error:
+        raise DatasetError(
+            f"Flickr8k is not in {folder} and can't be had: {error}\n{how_to_place(folder)}"
+        ) from error
+
+
+def _fetch(name: str, folder: Path) -> None:
+    archive = download(f"{ARCHIVES_ADDRESS}{name}.zip", folder / f"{name}.zip")
+    unpack(archive, folder / name)
+    archive.unlink()
+
+
+# Putting together
+
+
+def _read(settings: Settings, photo_folder: Path, caption_file: Path) -> Dataset:
+    captions, oddities = read_captions(caption_file)
+    there = photos_in(photo_folder)
+    first_lines = captions.groupby("photo")["line"].min().to_dict()
+    if lost := {photo: line for photo, line in first_lines.items() if photo not in there}:
+        named = [f"{photo} (line {line})" for photo, line in lost.items()]
+        oddities.append(
+            f"{caption_file.name} names {len(lost):,} without a photograph in {photo_folder.name}: "
+            f"{_some(named)}; the captions are skipped."
+        )
+        captions = captions[captions["photo"].isin(there)]
+    if mute := sorted(there - first_lines.keys()):
+        oddities.append(
+            f"{photo_folder.name} holds {len(mute):,} without a caption: {_some(mute)}; skipped."
+        )
+    counts = captions["photo"].value_counts(sort=False)
+    if short := sorted(counts.index[counts < CAPTIONS_PER_PHOTO]):
+        oddities.append(
+            f"{len(short):,} photographs have fewer than {CAPTIONS_PER_PHOTO} captions: "
+            f"{_some(short)}."
+        )
+    if settings.dataset == "flickr8k":
+        found = {"photographs": len(counts), "captions": len(captions)}
+        oddities += _differences(found, FLICKR8K_COUNTS)
+
+    split_files = {
+        split: find_file(settings.dataset_folder, SPLIT_FILES[split]) for split in SPLITS
+    }
+    if any(split_files.values()):
+        splits, split_source = _splits_from_files(split_files, set(counts.index), oddities)
+        if settings.dataset == "flickr8k":
+            found = {split: len(photos) for split, photos in splits.items()}
+            oddities += _differences(found, FLICKR8K_SPLIT_COUNTS)
+    else:
+        splits = _seeded_splits(counts.index, settings.seed)
+        split_source = (
+            f"A split in 6 : 1 : 1, drawn with seed {settings.seed}, since there are no split "
+            "files: scores on it don't compare with published ones."
+        )
+    if left := len(counts) - sum(map(len, splits.values())):
+        oddities.append(f"{left:,} photographs are in no split and are not used.")
+    captions = captions.sort_values(["photo", "number"])[["photo", "number", "caption"]]
+    dataset = Dataset(settings.dataset, photo_folder, captions, splits, split_source, oddities)
+    return dataset._with_splits(splits)
+
+
+def _splits_from_files(
+    split_files: dict[str, Path | None], usable: set[str], oddities: list[str]
+) -> tuple[dict[str, list[str]], str]:
+    """Reads the three split files; adds to `oddities` what they say of photographs not `usable`."""
+    if absent := [SPLIT_FILES[split] for split, file in split_files.items() if file is None]:
+        raise DatasetError(
+            f"{' and '.join(absent)} missing, while other split files are there. Put all three "
+            "beside the captions, or none for a split at random."
+        )
+    splits, split_of = {}, {}
+    for split, file in split_files.items():
+        names, odd = read_split(file)
+        oddities += odd
+        if shared := [name for name in names if name in split_of]:
+            raise DatasetError(
+                f"{file} names {len(shared):,} that are in {split_of[shared[0]]} too: "
+                f"{_some(shared)}. A photograph in two splits would be tested on what it taught; "
+                "fetch the split files again."
+            )
+        split_of |= dict.fromkeys(names, file.name)
+        splits[split] = [name for name in names if name in usable]
+        if unusable := [name for name in names if name not in usable]:
+            oddities.append(
+                f"{file.name} names {len(unusable):,} without photograph or caption: "
+                f"{_some(unusable)}; skipped."
+            )
+    names = [file.name for file in split_files.values()]
+    return splits, f"The split that comes with the data set, from {', '.join(names)}."
+
+
+def _seeded_splits(photos: Iterable[str], seed: int) -> dict[str, list[str]]:
+    shuffled = sorted(photos)
+    random.Random(seed).shuffle(shuffled)
+    eighth = round(
+        len(shuffled) / 8
+    )  # 6,000 : 1,000 : 1,000, the proportions of the official split
+    return {
+        "train": shuffled[2 * eighth :],
+        "dev": shuffled[:eighth],
+        "test": shuffled[eighth : 2 * eighth],
+    }
+
+
+def _require_enough(splits: dict[str, list[str]], photo_folder: Path) -> None:
+    for split, photos in splits.items():
+        if len(photos) < FEWEST_PHOTOS:
+            raise DatasetError(
+                f"Split {split} has {len(photos)} photographs that are in {photo_folder} and have "
+                f"captions; expected {FEWEST_PHOTOS} or more. Is the data set complete?"
+            )
+
+
+def _differences(found: dict[str, int], known: dict[str, int]) -> list[str]:
+    return [
+        f"Flickr8k has {known[what]:,} usable {what}{' photographs' if what in SPLITS else ''}, "
+        f"this copy has {count:,}."
+        for what, count in found.items()
+        if count != known[what]
+    ]
+
+
+def _some(names: list[str], most: int = 5) -> str:
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f" and {more:,} more" if more > 0 else "")
