@@ -32,9 +32,14 @@ from utils.settings import Settings
 ARCHIVES_ADDRESS = "https://github.com/jbrownlee/Datasets/releases/download/Flickr8k/"
 FEWEST_PHOTOS = 2  # in a split: a loss or score of one photograph means nothing
 FEWEST_WHEN_LIMITED = 3
-# Of Flickr8k less the one name that has no photograph; the splits are the official ones.
-FLICKR8K_COUNTS = {"photographs": 8091, "captions": 40455}
-FLICKR8K_SPLIT_COUNTS = {"train": 6000, "dev": 1000, "test": 1000}
+# Less the one name that has no photograph. The splits are the official ones.
+FLICKR8K_COUNTS = {
+    "photographs": 8091,
+    "captions": 40455,
+    "train photographs": 6000,
+    "dev photographs": 1000,
+    "test photographs": 1000,
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -187,7 +192,8 @@ def _fetch(name: str, folder: Path) -> None:
 # Putting together
 
 
-def _read(settings: Settings, photo_folder: Path, caption_file: Path) -> Dataset:
+def _usable_captions(caption_file: Path, photo_folder: Path) -> tuple[pd.DataFrame, list[str]]:
+    """Captions whose photograph is there, with a sentence about all that doesn't fit together."""
     captions, oddities = read_captions(caption_file)
     there = photos_in(photo_folder)
     first_lines = captions.groupby("photo")["line"].min().to_dict()
@@ -202,33 +208,40 @@ def _read(settings: Settings, photo_folder: Path, caption_file: Path) -> Dataset
         oddities.append(
             f"{photo_folder.name} holds {len(mute):,} without a caption: {_some(mute)}; skipped."
         )
-    counts = captions["photo"].value_counts(sort=False)
+    counts = captions["photo"].value_counts()
     if short := sorted(counts.index[counts < CAPTIONS_PER_PHOTO]):
         oddities.append(
             f"{len(short):,} photographs have fewer than {CAPTIONS_PER_PHOTO} captions: "
             f"{_some(short)}."
         )
-    if settings.dataset == "flickr8k":
-        found = {"photographs": len(counts), "captions": len(captions)}
-        oddities += _differences(found, FLICKR8K_COUNTS)
+    captions = captions.sort_values(["photo", "number"])[["photo", "number", "caption"]]
+    return captions, oddities
 
+
+def _read(settings: Settings, photo_folder: Path, caption_file: Path) -> Dataset:
+    captions, oddities = _usable_captions(caption_file, photo_folder)
+    photos = set(captions["photo"])
+    found = {"photographs": len(photos), "captions": len(captions)}
     split_files = {
         split: find_file(settings.dataset_folder, SPLIT_FILES[split]) for split in SPLITS
     }
     if any(split_files.values()):
-        splits, split_source = _splits_from_files(split_files, set(counts.index), oddities)
-        if settings.dataset == "flickr8k":
-            found = {split: len(photos) for split, photos in splits.items()}
-            oddities += _differences(found, FLICKR8K_SPLIT_COUNTS)
+        splits, split_source = _splits_from_files(split_files, photos, oddities)
+        found |= {f"{split} photographs": len(names) for split, names in splits.items()}
     else:
-        splits = _seeded_splits(counts.index, settings.seed)
+        splits = _seeded_splits(photos, settings.seed)
         split_source = (
             f"A split in 6 : 1 : 1, drawn with seed {settings.seed}, since there are no split "
             "files: scores on it don't compare with published ones."
         )
-    if left := len(counts) - sum(map(len, splits.values())):
+    if settings.dataset == "flickr8k":
+        oddities += [
+            f"Flickr8k has {FLICKR8K_COUNTS[what]:,} usable {what}, this copy has {count:,}."
+            for what, count in found.items()
+            if count != FLICKR8K_COUNTS[what]
+        ]
+    if left := len(photos) - sum(map(len, splits.values())):
         oddities.append(f"{left:,} photographs are in no split and are not used.")
-    captions = captions.sort_values(["photo", "number"])[["photo", "number", "caption"]]
     dataset = Dataset(settings.dataset, photo_folder, captions, splits, split_source, oddities)
     return dataset._with_splits(splits)
 
@@ -266,9 +279,7 @@ def _splits_from_files(
 def _seeded_splits(photos: Iterable[str], seed: int) -> dict[str, list[str]]:
     shuffled = sorted(photos)
     random.Random(seed).shuffle(shuffled)
-    eighth = round(
-        len(shuffled) / 8
-    )  # 6,000 : 1,000 : 1,000, the proportions of the official split
+    eighth = round(len(shuffled) / 8)  # 6 : 1 : 1, as the official split
     return {
         "train": shuffled[2 * eighth :],
         "dev": shuffled[:eighth],
@@ -283,15 +294,6 @@ def _require_enough(splits: dict[str, list[str]], photo_folder: Path) -> None:
                 f"Split {split} has {len(photos)} photographs that are in {photo_folder} and have "
                 f"captions; expected {FEWEST_PHOTOS} or more. Is the data set complete?"
             )
-
-
-def _differences(found: dict[str, int], known: dict[str, int]) -> list[str]:
-    return [
-        f"Flickr8k has {known[what]:,} usable {what}{' photographs' if what in SPLITS else ''}, "
-        f"this copy has {count:,}."
-        for what, count in found.items()
-        if count != known[what]
-    ]
 
 
 def _some(names: list[str], most: int = 5) -> str:
