@@ -143,6 +143,11 @@ class Settings:
         return self.run_folder / "report.pdf"
 
 
+def short_path(path: Path) -> Path:
+    """`path` counted from the project's folder if it lies in it: what is shown names no machine."""
+    return path.relative_to(PROJECT) if path.is_relative_to(PROJECT) else path
+
+
 def _name(variable: str, text: str) -> str:
     return text.lower()
 
