@@ -1,0 +1,93 @@
+# Everything a user types. `make` alone lists it; README.md explains the settings.
+#
+# A setting is a variable: `make run DATASET=flickr8k EPOCHS=10`. Make hands variables from its
+# command line and from the environment on to what it starts, where utils/settings.py reads them.
+
+VENV := .venv
+BIN := $(VENV)/bin/python
+# The file that says the installation is complete and of these two files.
+INSTALLED := $(VENV)/installed
+
+# A small run of every notebook that is the same on every machine, with and without network.
+SMALL_RUN := DATASET=sample DATA= ENCODER=xception WEIGHTS=none DECODER=merge \
+	EPOCHS=2 SEED=42 LIMIT=60 RUNS=build/small-run
+
+# A renamed or moved folder still runs its own code, and no one else's.
+export PYTHONPATH := $(CURDIR)
+# Of TensorFlow's own messages only warnings and errors.
+export TF_CPP_MIN_LOG_LEVEL := 1
+
+.PHONY: help install run report lab test notebooks publish clean distclean
+
+help:
+	@echo "make run        run the notebooks in order, build the report, show the scores"
+	@echo "make lab        open the notebooks in JupyterLab"
+	@echo "make report     build the report of a run again"
+	@echo "make test       check style, run the tests and a small run of every notebook"
+	@echo "make install    only install what the others need, into $(VENV)"
+	@echo "make clean      remove the results of all runs, and caches"
+	@echo "make distclean  remove the drawn sample and $(VENV) as well"
+	@echo "make notebooks  for maintainers: run and keep the outputs in notebooks/"
+	@echo "make publish    for maintainers: keep a run's numbers and figures in report/"
+	@echo
+	@echo "Settings, as in 'make run DATASET=flickr8k EPOCHS=10':"
+	@echo "  DATASET DATA ENCODER WEIGHTS DECODER EPOCHS SEED LIMIT RUNS (see README.md)"
+
+install: $(INSTALLED)
+
+# PYTHON=... names another interpreter; else the first of these that is recent enough is taken.
+$(INSTALLED): pyproject.toml constraints.txt
+	@if ! $(BIN) -m pip --version >/dev/null 2>&1; then \
+		for python in $${PYTHON:-python3 python3.13 python3.12 python3.11 python}; do \
+			if "$$python" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' \
+				2>/dev/null; then found=$$python; break; fi; \
+		done; \
+		if [ -z "$$found" ]; then \
+			echo "Python 3.11, 3.12 or 3.13 is needed; $${PYTHON:-python3} is:" \
+				"$$($${PYTHON:-python3} --version 2>&1 | head -n 1)." >&2; \
+			echo "Install one of them, or name it: make PYTHON=/path/to/python3.12" >&2; \
+			exit 1; \
+		fi; \
+		echo "Making $(VENV) with $$("$$found" --version)"; \
+		"$$found" -m venv --clear $(VENV) || { rm -rf $(VENV); \
+			echo "No environment was made; on Debian and Ubuntu: apt install python3-venv" >&2; \
+			exit 1; }; \
+	fi
+	@echo "Installing into $(VENV): about 3 GB and some minutes the first time"
+	@$(BIN) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+run: $(INSTALLED)
+	@$(BIN) -m utils.run_notebooks
+	@$(BIN) report/build.py
+	@$(BIN) -m utils.summary
+
+report: $(INSTALLED)
+	@$(BIN) report/build.py
+
+lab: $(INSTALLED)
+	@$(BIN) -m jupyterlab notebooks
+
+test: $(INSTALLED)
+	$(BIN) -m ruff check .
+	$(BIN) -m ruff format --check .
+	$(BIN) -m pytest
+	rm -rf build/small-run
+	$(SMALL_RUN) $(BIN) -m pytest -x --nbval-lax --nbval-current-env --nbval-cell-timeout=300 notebooks
+	$(SMALL_RUN) $(BIN) report/build.py
+
+notebooks: $(INSTALLED)
+	@$(BIN) -m utils.run_notebooks --in-place
+
+publish: $(INSTALLED)
+	@$(BIN) report/build.py --publish
+
+clean:
+	@echo "Removing data/runs, build and caches"
+	@rm -rf data/runs build .pytest_cache .hypothesis .ruff_cache *.egg-info
+	@find utils tests report notebooks \( -name __pycache__ -o -name .ipynb_checkpoints \) \
+		-prune -exec rm -rf {} +
+
+distclean: clean
+	@echo "Removing data/sample and $(VENV)"
+	@rm -rf data/sample $(VENV)
