@@ -1,6 +1,15 @@
 """Photograph captioning with a CNN encoder and an LSTM decoder, in the order of the data.
 
-settings → scenes, download, dataset_files, dataset → captions → photographs → encoder → features →
-batches → decoder → training → search → metrics → figures → captioner. A module imports only from
-modules before it.
+- What everything stands on: `errors`, `settings`, `files`
+- Drawing the sample: `scene_story`, `scene_captions`, `scene_pen`, `scene_backgrounds`,
+  `scene_people`, `scene_things`, `scene_drawing`, `scenes`
+- Reading a data set: `download`, `dataset_files`, `dataset`
+- From captions and photographs to arrays: `captions`, `photographs`, `encoder`, `features`,
+  `batches`
+- The model, and captions from it: `decoder`, `search`
+- Teaching it and judging it: `metrics`, `training`
+- Showing and using it: `figures`, `captioner`
+- Running the notebooks: `run_notebooks`, `summary`
+
+A module imports only from modules before it; a test reads this list.
 """
