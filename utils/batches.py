@@ -93,4 +93,9 @@ class CaptionBatches(keras.utils.PyDataset):
             batches += np.split(members, range(self.batch_size, len(members), self.batch_size))
         if random is not None:
             random.shuffle(batches)
+        # Keras on TensorFlow reads from the first two batches which axes vary, and refuses others.
+        for place in range(1, len(batches)):
+            if self._bucket_of[batches[place][0]] != self._bucket_of[batches[0][0]]:
+                batches[1], batches[place] = batches[place], batches[1]
+                break
         return batches

@@ -87,22 +87,22 @@ def merge_search_models(model: keras.Model) -> SearchModels:
     layer = model.get_layer
     features = keras.Input(model.input_shape[0][1:], name="features")
     image = layer("image")(layer("standardise")(features))
-    nothing_read = keras.ops.zeros_like(image)
-    start = keras.Model(features, {"image": image, "hidden": nothing_read, "cell": nothing_read})
+    zeros = keras.ops.zeros_like(image)
+    start = keras.Model(features, {"image": image, "lstm_hidden": zeros, "lstm_cell": zeros})
 
     units = layer("lstm").units
     token = keras.Input((1,), dtype="int32", name="token")
     image = keras.Input((units,), name="image")
-    hidden = keras.Input((units,), name="hidden")
-    cell = keras.Input((units,), name="cell")
+    hidden = keras.Input((units,), name="lstm_hidden")
+    cell = keras.Input((units,), name="lstm_cell")
     text, new_hidden, new_cell = layer("lstm")(
         layer("embedding")(token), initial_state=[hidden, cell]
     )
     merged = layer("merge")([layer("image_for_every_word")(image), text])
     logits = layer("logits")(layer("hidden")(merged))
     step = keras.Model(
-        {"token": token, "image": image, "hidden": hidden, "cell": cell},
-        {"logits": keras.ops.squeeze(logits, 1), "hidden": new_hidden, "cell": new_cell},
+        {"token": token, "image": image, "lstm_hidden": hidden, "lstm_cell": cell},
+        {"logits": keras.ops.squeeze(logits, 1), "lstm_hidden": new_hidden, "lstm_cell": new_cell},
     )
     return SearchModels(start, step)
 

@@ -19,13 +19,11 @@ def atomic_path(target: Path | str) -> Iterator[Path]:
     """Yields a temporary path beside `target` and moves it there only if the block succeeds.
 
     A reader therefore sees the old file or the whole new one, also after a kill or on a full disk.
-    The temporary name keeps the suffix, since some writers choose their format by it.
+    The temporary name ends as the target's does, since some writers choose their format by it.
     """
     target = Path(target)
     target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(
-        prefix=f".{target.stem}-", suffix=f".part{target.suffix}", dir=target.parent
-    )
+    handle, name = tempfile.mkstemp(prefix=".part-", suffix=target.name, dir=target.parent)
     os.close(handle)
     part = Path(name)
     try:

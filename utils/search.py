@@ -43,9 +43,6 @@ class BeamStep(keras.Model):
         super().__init__(**kwargs)
         self.step = step
         self.beam = beam
-        forbidden = np.zeros(step.output_shape["logits"][-1], "float32")
-        forbidden[[PAD, START, UNKNOWN]] = _NEVER
-        self.forbidden = forbidden
 
     def call(self, inputs):
         """Extends every hypothesis by a word.
@@ -59,8 +56,12 @@ class BeamStep(keras.Model):
         """
         states = {name: value for name, value in inputs.items() if name != "total"}
         outputs = dict(self.step(states))
-        log_probabilities = ops.log_softmax(outputs.pop("logits") + self.forbidden, axis=-1)
-        vocabulary_size = log_probabilities.shape[-1]
+        logits = outputs.pop("logits")
+        vocabulary_size = logits.shape[-1]
+        forbidden = np.zeros(vocabulary_size, "float32")
+        forbidden[[PAD, START, UNKNOWN]] = _NEVER
+        # Forbidden after the softmax: a caption's score stays the decoder's own probability of it.
+        log_probabilities = ops.log_softmax(logits, axis=-1) + forbidden
 
         totals = ops.reshape(inputs["total"], (-1, self.beam, 1)) + ops.reshape(
             log_probabilities, (-1, self.beam, vocabulary_size)

@@ -1,0 +1,349 @@
+"""Training: recipes, the loss over real tokens, and `model.fit` that can be killed at any moment.
+
+A training lies in a folder of its own, named after everything that it depends on, so another recipe,
+vocabulary or number of epochs never mixes with it. After every epoch the weights are written first,
+then `history.csv`: the last row of the history is the truth about how far the training came.
+"""
+
+import hashlib
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import keras
+import numpy as np
+import pandas as pd
+from keras import ops
+from tqdm import tqdm
+
+from utils.batches import CaptionBatches
+from utils.captions import PAD, Vocabulary
+from utils.decoder import decoder_kind, standardise
+from utils.files import atomic_path, content_hash, write_json
+from utils.metrics import Cider, tokenize
+from utils.search import Searcher, captions_of
+
+HISTORY_COLUMNS = ["epoch", "loss", "dev_loss", "dev_cider", "learning_rate"]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a decoder is trained.
+
+    Attributes:
+        name: in history, metrics and folder names.
+        cleaning: a key of `utils.captions.CLEANINGS`.
+        min_count: words seen less often in the training split are unknown.
+        decoder_options: keyword arguments of the decoder's build function.
+        batch_size: captions a step.
+        learning_rate: at the start.
+        cosine: whether the learning rate falls to zero along a cosine, or stays.
+        weight_decay: of AdamW; 0 is plain Adam.
+        clip_norm: largest norm of one weight's gradient, None for any.
+        label_smoothing: share of the target that is spread evenly over the vocabulary.
+        mirrored: whether half of the photographs are seen as in a mirror.
+    """
+
+    name: str
+    cleaning: str
+    min_count: int
+    decoder_options: dict = field(default_factory=dict)
+    batch_size: int = 128
+    learning_rate: float = 1e-3
+    cosine: bool = False
+    weight_decay: float = 0.0
+    clip_norm: float | None = None
+    label_smoothing: float = 0.0
+    mirrored: bool = False
+
+
+PUBLISHED = Recipe("published", cleaning="published", min_count=1)
+OURS = Recipe(
+    "ours",
+    cleaning="full",
+    min_count=4,
+    decoder_options={"units": 512, "output_dropout": 0.5},
+    cosine=True,
+    weight_decay=1e-2,
+    clip_norm=5.0,
+    label_smoothing=0.1,
+)
+RECIPES = {recipe.name: recipe for recipe in (PUBLISHED, OURS)}
+
+
+@dataclass(frozen=True)
+class CaptionSet:
+    """One split, ready for a decoder.
+
+    Attributes:
+        photos: names of the photographs.
+        features: `(photographs, …)`, one row per name.
+        tokens: for each photograph its captions, each a list of tokens.
+        references: for each photograph its raw captions, for the metrics.
+        mirrored: the features of the mirror images, or None.
+    """
+
+    photos: Sequence[str]
+    features: np.ndarray
+    tokens: Sequence[Sequence[Sequence[str]]]
+    references: Sequence[Sequence[str]]
+    mirrored: np.ndarray | None = None
+
+    def batches(self, vocabulary: Vocabulary, **options) -> CaptionBatches:
+        """Makes batches of every caption; `options` go to `CaptionBatches`."""
+        rows = [row for row, captions in enumerate(self.tokens) for _ in captions]
+        captions = [vocabulary.encode(tokens) for group in self.tokens for tokens in group]
+        return CaptionBatches(self.features, rows, captions, **options)
+
+
+@keras.saving.register_keras_serializable("photograph_captions")
+class CaptionLoss(keras.losses.Loss):
+    """Mean cross-entropy over the real target tokens of a batch, in nats; padding counts nothing.
+
+    Targets are `(batch, length)` int with PAD behind the END, predictions are logits
+    `(batch, length, vocabulary)`. With `label_smoothing` a share of the target is spread evenly over
+    the vocabulary (Szegedy et al. 2016).
+    """
+
+    def __init__(self, label_smoothing: float = 0.0, name: str = "caption_loss", **kwargs):
+        super().__init__(name=name, **kwargs)
+        self.label_smoothing = label_smoothing
+
+    def call(self, y_true, y_pred):
+        """Returns one number, the batch's mean."""
+        real = ops.cast(ops.not_equal(y_true, PAD), "float32")
+        return ops.sum(token_losses(y_true, y_pred, self.label_smoothing) * real) / ops.sum(real)
+
+    def get_config(self):
+        """Returns what makes the same loss again."""
+        return {**super().get_config(), "label_smoothing": self.label_smoothing}
+
+
+def token_losses(targets, logits, label_smoothing: float = 0.0):
+    """Cross-entropy at every place, `(batch, length)` float32, padding included."""
+    log_probabilities = ops.log_softmax(ops.cast(logits, "float32"), axis=-1)
+    chosen = ops.take_along_axis(log_probabilities, ops.expand_dims(targets, -1), axis=-1)
+    losses = -ops.squeeze(chosen, -1)
+    if label_smoothing:
+        evenly = -ops.mean(log_probabilities, axis=-1)
+        losses = (1 - label_smoothing) * losses + label_smoothing * evenly
+    return losses
+
+
+@keras.saving.register_keras_serializable("photograph_captions")
+class TokenCrossEntropy(keras.metrics.Mean):
+    """Mean cross-entropy per real target token of an epoch, in nats, without label smoothing.
+
+    The loss that Keras reports is a mean of batch means, in which a token of a small batch counts
+    more; here every token counts the same, whatever the batches.
+    """
+
+    def __init__(self, name: str = "token_loss", **kwargs):
+        super().__init__(name=name, **kwargs)
+
+    def update_state(self, y_true, y_pred, sample_weight=None):
+        """Adds a batch; `sample_weight` is ignored, as every real token weighs the same."""
+        real = ops.cast(ops.not_equal(y_true, PAD), "float32")
+        super().update_state(token_losses(y_true, y_pred), sample_weight=real)
+
+
+@dataclass(frozen=True)
+class Training:
+    """A finished training.
+
+    Attributes:
+        model: the decoder as it was after the best epoch.
+        history: one row an epoch; columns as `HISTORY_COLUMNS`, losses in nats per token.
+        best_epoch: the epoch with the highest dev CIDEr, counted from 1.
+        folder: where history and weights lie.
+    """
+
+    model: keras.Model
+    history: pd.DataFrame
+    best_epoch: int
+    folder: Path
+
+
+def train(
+    recipe: Recipe,
+    decoder: str,
+    vocabulary: Vocabulary,
+    training: CaptionSet,
+    dev: CaptionSet,
+    folder: Path,
+    epochs: int = 20,
+    seed: int = 42,
+) -> Training:
+    """Trains a decoder, or goes on where an earlier call with the same arguments was killed.
+
+    Args:
+        recipe: how to train.
+        decoder: a key of `utils.decoder.DECODERS`.
+        vocabulary: made with the recipe's cleaning from the training split.
+        training: the split to learn from.
+        dev: the split that chooses the epoch.
+        folder: parent of the training's own folder.
+        epochs: how often every caption is seen.
+        seed: of first weights, shuffling and dropout.
+    """
+    kind = decoder_kind(decoder)
+    identity = {
+        "recipe": asdict(recipe),
+        "decoder": decoder,
+        "epochs": epochs,
+        "seed": seed,
+        "vocabulary": content_hash(vocabulary.tokens),
+        "training": _fingerprint(training),
+        "dev": _fingerprint(dev),
+    }
+    folder = folder / f"{recipe.name}-{content_hash(identity)[:8]}"
+    write_json(folder / "training.json", identity)
+
+    def new_decoder() -> keras.Model:
+        keras.utils.set_random_seed(seed)
+        return kind.build(len(vocabulary), training.features.shape[1:], **recipe.decoder_options)
+
+    history = read_history(folder)
+    if len(history) < epochs:
+        model = new_decoder()
+        standardise(model, training.features)
+        batches = training.batches(
+            vocabulary, batch_size=recipe.batch_size, seed=seed, epoch=len(history)
+        )
+        _compile(model, recipe, epochs * len(batches))
+        if len(history):
+            model.load_weights(_weights_file(folder, len(history)))
+        journal = _Journal(folder, history, dev, vocabulary, len(batches), seed)
+        model.fit(
+            batches,
+            epochs=epochs,
+            initial_epoch=len(history),
+            validation_data=dev.batches(vocabulary, batch_size=256),
+            callbacks=[journal],
+            shuffle=False,  # the batches shuffle themselves, the same way after a resume
+            verbose=0,
+        )
+        history = journal.history
+    best_epoch = best_epoch_of(history)
+    model = new_decoder()
+    model.load_weights(_weights_file(folder, best_epoch))
+    return Training(model, history, best_epoch, folder)
+
+
+def best_epoch_of(history: pd.DataFrame) -> int:
+    """Returns the first epoch with the highest dev CIDEr."""
+    return int(history["epoch"][history["dev_cider"].idxmax()])
+
+
+def read_history(folder: Path) -> pd.DataFrame:
+    """Reads a training's history; empty if it has not finished an epoch."""
+    file = folder / "history.csv"
+    if not file.exists():
+        return pd.DataFrame(columns=HISTORY_COLUMNS)
+    return pd.read_csv(file, float_precision="round_trip")  # to write the same digits again
+
+
+def read_seconds(folder: Path) -> pd.DataFrame:
+    """Reads how long each epoch took; not in the history, which is the same for the same seed."""
+    file = folder / "seconds.csv"
+    return pd.read_csv(file) if file.exists() else pd.DataFrame(columns=["epoch", "seconds"])
+
+
+def _compile(model: keras.Model, recipe: Recipe, steps: int) -> None:
+    rate = recipe.learning_rate
+    schedule = keras.optimizers.schedules.CosineDecay(rate, steps) if recipe.cosine else rate
+    optimizer = keras.optimizers.AdamW(
+        schedule, weight_decay=recipe.weight_decay, clipnorm=recipe.clip_norm
+    )
+    optimizer.build(model.trainable_variables)  # so that a resumed one has places to load into
+    model.compile(optimizer, CaptionLoss(recipe.label_smoothing), metrics=[TokenCrossEntropy()])
+
+
+def _fingerprint(captions: CaptionSet) -> str:
+    hashes = [content_hash([list(captions.photos), captions.tokens, captions.references])]
+    for features in (captions.features, captions.mirrored):
+        if features is not None:
+            digest = hashlib.sha256(str(features.shape).encode())
+            for start in range(0, len(features), 256):
+                digest.update(np.ascontiguousarray(features[start : start + 256]))
+            hashes.append(digest.hexdigest())
+    return content_hash(hashes)
+
+
+def _write_rows(file: Path, table: pd.DataFrame, row: dict) -> pd.DataFrame:
+    """Writes `table` with one more row and returns it."""
+    rows = [table] if len(table) else []  # pandas warns about joining an empty table
+    table = pd.concat([*rows, pd.DataFrame([row])], ignore_index=True)
+    with atomic_path(file) as part:
+        table.to_csv(part, index=False)
+    return table
+
+
+def _weights_file(folder: Path, epoch: int) -> Path:
+    return folder / f"epoch-{epoch:03}.weights.h5"
+
+
+class _Journal(keras.callbacks.Callback):
+    """Writes every epoch to disk, scores dev, and draws the progress bar."""
+
+    def __init__(self, folder, history, dev, vocabulary, steps, seed):
+        super().__init__()
+        self.folder = folder
+        self.history = history
+        self.dev = dev
+        self.vocabulary = vocabulary
+        self.steps = steps
+        self.seed = seed
+        self.cider = Cider([[tokenize(text) for text in group] for group in dev.references])
+
+    def on_train_begin(self, logs=None):
+        self.searcher = Searcher(self.model, beam=1)
+        epochs = self.params["epochs"]
+        self.bar = tqdm(
+            total=epochs * self.steps,
+            initial=len(self.history) * self.steps,
+            desc=f"training {self.folder.name.rsplit('-', 1)[0]}",
+            unit="batch",
+            mininterval=1,
+        )
+
+    def on_train_end(self, logs=None):
+        self.bar.close()
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.begun = time.monotonic()
+        # Dropout would go on from its first seed after a resume; so every epoch has its own seeds.
+        for place, layer in enumerate(self.model.layers):
+            generator = getattr(layer, "seed_generator", None)
+            if generator is not None:
+                generator.state.assign([self.seed + place, epoch << 16])
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.bar.update()
+
+    def on_epoch_end(self, epoch, logs=None):
+        captions = captions_of(self.searcher.best(self.dev.features), self.vocabulary)
+        row = {
+            "epoch": epoch + 1,
+            "loss": float(logs["token_loss"]),
+            "dev_loss": float(logs["val_token_loss"]),
+            "dev_cider": float(self.cider.scores([tokenize(text) for text in captions]).mean()),
+            "learning_rate": float(ops.convert_to_numpy(self.model.optimizer.learning_rate)),
+        }
+        seconds = {"epoch": row["epoch"], "seconds": round(time.monotonic() - self.begun, 2)}
+        with atomic_path(_weights_file(self.folder, row["epoch"])) as part:
+            self.model.save_weights(part)
+        _write_rows(self.folder / "seconds.csv", read_seconds(self.folder), seconds)
+        self.history = _write_rows(self.folder / "history.csv", self.history, row)
+        self._remove_weights_except({row["epoch"], best_epoch_of(self.history)})
+        self.bar.set_postfix_str(
+            f"epoch {row['epoch']}: loss {row['loss']:.2f}, dev loss {row['dev_loss']:.2f}, "
+            f"dev CIDEr {row['dev_cider']:.1f}"
+        )
+
+    def _remove_weights_except(self, epochs: set[int]) -> None:
+        keep = {_weights_file(self.folder, epoch) for epoch in epochs}
+        for file in self.folder.glob("epoch-*.weights.h5"):
+            if file not in keep:
+                file.unlink()
