@@ -37,7 +37,7 @@ _PAGE = """{% extends 'lab/index.html.j2' %}
 {% block html_head_js_mermaidjs %}{% endblock %}"""
 
 
-def run_all(settings: Settings, folder: Path = NOTEBOOKS, in_place: bool = False) -> None:
+def run_all(settings: Settings, folder: Path, in_place: bool = False) -> None:
     """Brings every notebook of `folder` up to date, in the order of their names.
 
     Writes, in the run's folder: executed notebooks as .ipynb and .html, `completed.json` (what each
@@ -241,7 +241,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     options = parser.parse_args(arguments)
     try:
-        run_all(Settings.from_environment(), in_place=options.in_place)
+        run_all(Settings.from_environment(), NOTEBOOKS, options.in_place)
     except CaptionProjectError as error:
         print(f"\n{error}", file=sys.stderr)
         return 1
