@@ -1,10 +1,26 @@
 import json
+from pathlib import Path
 
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from utils.captions import END, PAD, RESERVED, START, UNKNOWN, Vocabulary, clean, clean_published
+from utils.captions import (
+    CAPTION_COLUMNS,
+    END,
+    PAD,
+    RESERVED,
+    START,
+    UNKNOWN,
+    Vocabulary,
+    caption_table,
+    clean,
+    clean_published,
+    read_caption_table,
+    threshold_table,
+)
+from utils.dataset import Dataset
 from utils.errors import MissingStageError, StaleArtefactError
 
 RAW = "A man's T-shirt , and 2 dogs ."
@@ -25,7 +41,7 @@ def test_cleaning_any_text_gives_lower_case_tokens_without_spaces(text):
         assert not any(mark.isspace() for token in tokens for mark in token)
 
 
-@given(st.lists(st.lists(st.sampled_from("a dog runs fast the ball".split()), min_size=1)))
+@given(st.lists(st.lists(st.sampled_from(["a", "dog", "runs", "fast", "the", "ball"]), min_size=1)))
 def test_what_a_vocabulary_knows_survives_the_round_trip(captions):
     vocabulary = Vocabulary.build(captions)
     for caption in captions:
@@ -73,3 +89,28 @@ def test_an_edited_vocabulary_is_refused_with_what_is_wrong(tmp_path, change, me
     file.write_text(json.dumps(json.loads(file.read_text()) | change))
     with pytest.raises(StaleArtefactError, match=message):
         Vocabulary.load(file)
+
+
+def test_the_caption_table_comes_back_from_its_file_as_it_was(tmp_path):
+    # "None" reads like a missing value, and the published cleaning leaves nothing of "A ...".
+    texts = ["None of the dogs , runs .", "None", "A ..."]
+    captions = pd.DataFrame({"photo": ["b", "b", "a"], "number": [0, 1, 0], "caption": texts})
+    splits = {"train": ["b"], "dev": ["a"], "test": []}
+    table = caption_table(Dataset("sample", Path(), captions, splits, "", []))
+    table.to_csv(tmp_path / "captions.csv", index=False)
+
+    assert list(table.columns) == CAPTION_COLUMNS
+    assert table["split"].tolist() == ["train", "train", "dev"]
+    assert table["tokens"].tolist() == ["none of the dogs runs", "none", "a"]
+    assert table["published_tokens"].tolist() == ["none of the dogs runs", "none", ""]
+    pd.testing.assert_frame_equal(read_caption_table(tmp_path / "captions.csv"), table)
+
+
+def test_the_threshold_table_counts_what_the_training_captions_leave_unknown():
+    training = [["a", "dog"], ["a", "cat"]]
+    table = threshold_table(training, [["a", "bird"]], thresholds=[1, 2, 3], units=10)
+
+    assert table["words"].tolist() == [len(RESERVED) + known for known in (3, 1, 0)]
+    assert table["unknown_share"].tolist() == [0, 0.5, 1]
+    assert table["unknown_share_dev"].tolist() == [0.5, 0.5, 1]
+    assert table["softmax_parameters"].tolist() == [77, 55, 44]

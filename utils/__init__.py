@@ -7,9 +7,9 @@
 - From captions and photographs to arrays: `captions`, `photographs`, `encoder`, `features`,
   `batches`
 - The model, and captions from it: `decoder`, `search`
-- Teaching it and judging it: `metrics`, `training`
+- Teaching it and judging it: `metrics`, `agreement`, `training`
 - Showing and using it: `figures`, `captioner`
-- Running the notebooks: `run_notebooks`, `summary`
+- Running the notebooks: `colab`, `run_notebooks`, `summary`
 
 A module imports only from modules before it; a test reads this list.
 """

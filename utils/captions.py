@@ -5,14 +5,22 @@ import string
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas as pd
 
 from utils.errors import StaleArtefactError
 from utils.files import read_json, require, write_json
 
+if TYPE_CHECKING:  # only its shape is used here, and captions are cleaned without a data set too
+    from utils.dataset import Dataset
+
 PAD, START, END, UNKNOWN = 0, 1, 2, 3
 RESERVED = ("<pad>", "<start>", "<end>", "<unknown>")
 VOCABULARY_FORMAT = 1
+CAPTION_COLUMNS = ["photo", "split", "number", "caption", "tokens", "published_tokens"]
 
 # A word with its inner apostrophes and hyphens ("t-shirt", "don't"), or a number.
 _WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
@@ -22,8 +30,8 @@ _DROP_PUNCTUATION = str.maketrans("", "", string.punctuation)
 def clean_published(caption: str) -> list[str]:
     """Tokens as the published recipe makes them.
 
-    Lower-cased; punctuation deleted, so "t-shirt" becomes "tshirt"; tokens of one character dropped,
-    which loses the article "a"; tokens with a digit dropped.
+    Lower-cased; punctuation deleted, so "t-shirt" becomes "tshirt"; tokens of one character
+    dropped, which loses the article "a"; tokens with a digit dropped.
     """
     words = caption.lower().translate(_DROP_PUNCTUATION).split()
     return [word for word in words if len(word) > 1 and word.isalpha()]
@@ -129,3 +137,62 @@ class Vocabulary:
                 "Make it again with notebook 02."
             )
         return cls(tuple(content["tokens"]), content["cleaning"], content["min_count"])
+
+
+def caption_table(dataset: "Dataset") -> pd.DataFrame:
+    """Lists every caption with its split and its tokens, as `captions.csv` keeps them.
+
+    Returns:
+        Columns `CAPTION_COLUMNS`, a row per caption as in `dataset.captions`; `tokens` comes from
+        `clean` and `published_tokens` from `clean_published`, each joined by single spaces.
+    """
+    captions = dataset.captions["caption"]
+    table = dataset.captions.assign(
+        split=dataset.captions["photo"].map(dataset.split_of),
+        tokens=[" ".join(clean(caption)) for caption in captions],
+        published_tokens=[" ".join(clean_published(caption)) for caption in captions],
+    )
+    return table[CAPTION_COLUMNS]
+
+
+def read_caption_table(path: Path) -> pd.DataFrame:
+    """Reads `captions.csv`; raises `MissingStageError` if notebook 02 has not made it.
+
+    A caption without tokens is "", and the words "none" and "null" are words.
+    """
+    return pd.read_csv(require(path, "notebook 02_clean_captions"), keep_default_na=False)
+
+
+def threshold_table(
+    training: Sequence[Sequence[str]],
+    dev: Sequence[Sequence[str]],
+    thresholds: Iterable[int],
+    units: int,
+) -> pd.DataFrame:
+    """Tells what each frequency threshold costs and buys.
+
+    Args:
+        training, dev: tokenised captions; the vocabulary comes from `training` only.
+        thresholds: values of `min_count` to try.
+        units: inputs of the softmax layer, whose size depends on the vocabulary's.
+
+    Returns:
+        Columns `min_count`, `words` (in the vocabulary, reserved ones included), `unknown_share`
+        and `unknown_share_dev` (of all tokens, in [0, 1]) and `softmax_parameters`.
+    """
+    counts, dev_counts = (Counter(chain.from_iterable(split)) for split in (training, dev))
+    rows = []
+    for min_count in thresholds:
+        vocabulary = Vocabulary.build(training, min_count)
+        unknown = sum(count for token, count in counts.items() if token not in vocabulary)
+        unknown_dev = sum(count for token, count in dev_counts.items() if token not in vocabulary)
+        rows.append(
+            {
+                "min_count": min_count,
+                "words": len(vocabulary),
+                "unknown_share": unknown / counts.total(),
+                "unknown_share_dev": unknown_dev / dev_counts.total(),
+                "softmax_parameters": (units + 1) * len(vocabulary),
+            }
+        )
+    return pd.DataFrame(rows)

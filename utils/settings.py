@@ -95,6 +95,10 @@ class Settings:
         return self.run_folder / "vocabulary.json"
 
     @property
+    def published_vocabulary_file(self) -> Path:
+        return self.run_folder / "vocabulary_published.json"
+
+    @property
     def features_folder(self) -> Path:
         return self.run_folder / "features"
 
