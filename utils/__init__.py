@@ -8,7 +8,7 @@
   `batches`
 - The model, and captions from it: `decoder`, `search`
 - Teaching it and judging it: `metrics`, `agreement`, `training`
-- Showing and using it: `figures`, `captioner`
+- Showing and using it: `architecture`, `charts`, `pictures`, `figures`, `captioner`
 - Running the notebooks: `colab`, `run_notebooks`, `summary`
 
 A module imports only from modules before it; a test reads this list.
