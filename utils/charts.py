@@ -53,7 +53,7 @@ def agreement(ax: Axes, scores: Sequence[float], score: str = "ROUGE-L") -> Axes
     """Draws how much the five annotators of a photograph agree.
 
     Args:
-        scores: for each photograph the mean score of two of its captions, x100.
+        scores: for each photograph the mean score of its captions, each against the others, x100.
         score: what the score is called.
     """
     ax.hist(scores, bins=np.arange(0, 101, 5), **BARS)
@@ -61,7 +61,7 @@ def agreement(ax: Axes, scores: Sequence[float], score: str = "ROUGE-L") -> Axes
     _mark(ax, mean, f"mean {mean:.0f}")
     ax.grid(axis="x", visible=False)
     ax.set(
-        xlabel=f"mean {score} of two captions of the same photograph (x100)",
+        xlabel=f"mean {score} of a photograph's captions, each against the others (x100)",
         ylabel="photographs",
         xlim=(0, 100),
     )

@@ -7,7 +7,6 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from PIL import Image
 
 from utils.photographs import Source, open_photograph
 
@@ -86,13 +85,16 @@ def feature_maps(
     if channels is None:
         channels = np.argsort(-maps.std(axis=(0, 1)), kind="stable")[:8]
     rows = -(-len(channels) // columns)
-    figure = plt.figure(figsize=(2.0 * rows + 1.55 * columns, 1.85 * rows), layout="constrained")
+    image = open_photograph(photograph)
+    proportion = image.height / image.width
+    height = rows * (1.55 * proportion + 0.3)
+    figure = plt.figure(figsize=(2.0 * rows + 1.55 * columns, height), layout="constrained")
     grid = figure.add_gridspec(rows, columns + 1, width_ratios=[1.3 * rows] + [1] * columns)
     picture = figure.add_subplot(grid[:, 0])
-    image = _show(picture, photograph, pixels=400)
+    _show(picture, image, pixels=400)
     picture.set_title("photograph", fontsize=8)
     # The CNN saw a square; its maps are stretched back to the photograph's proportions.
-    stretch = image.height / image.width * maps.shape[1] / maps.shape[0]
+    stretch = proportion * maps.shape[1] / maps.shape[0]
     for place, channel in enumerate(channels):
         row, column = divmod(place, columns)
         ax = figure.add_subplot(grid[row, column + 1])
@@ -103,12 +105,11 @@ def feature_maps(
     return figure
 
 
-def _show(ax: Axes, photograph: Source, pixels: int) -> Image.Image:
+def _show(ax: Axes, photograph: Source, pixels: int) -> None:
     image = open_photograph(photograph)
     image.thumbnail((pixels, pixels))
     ax.imshow(image)
     ax.axis("off")
-    return image
 
 
 def _wrap(text: str, characters: int) -> str:
