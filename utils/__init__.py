@@ -1,8 +1,8 @@
 """Photograph captioning with a CNN encoder and an LSTM decoder, in the order of the data.
 
 - What everything stands on: `errors`, `settings`, `files`
-- Drawing the sample: `scene_story`, `scene_captions`, `scene_pen`, `scene_backgrounds`,
-  `scene_people`, `scene_things`, `scene_drawing`, `scenes`
+- Drawing the sample: `scene_story`, `scene_words`, `scene_captions`, `scene_pen`, `scene_plants`,
+  `scene_backgrounds`, `scene_people`, `scene_things`, `scene_drawing`, `scenes`
 - Reading a data set: `download`, `dataset_files`, `dataset`
 - From captions and photographs to arrays: `captions`, `photographs`, `encoder`, `features`,
   `batches`

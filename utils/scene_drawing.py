@@ -5,7 +5,7 @@ import random
 from PIL import Image
 
 from utils.scene_backgrounds import draw_background
-from utils.scene_pen import HEIGHT, OVERSAMPLING, WIDTH, Pen, glassy
+from utils.scene_pen import FRAME, HEIGHT, OVERSAMPLING, WIDTH, Pen, glassy
 from utils.scene_people import draw_person, draw_swimmer
 from utils.scene_story import CHILDREN, PEOPLE, Scene
 from utils.scene_things import (
@@ -32,11 +32,11 @@ PLACES = {
 }
 # How large a unit of each drawing is when there are one, two or three of them.
 SIZES = {
-    "person": (0.67, 0.56, 0.5),
+    "person": (0.64, 0.56, 0.5),
     "swimmer": (0.66, 0.46, 0.36),
     "swimming dog": (0.6, 0.36, 0.28),
     "dog": (0.54, 0.36, 0.27),
-    "bird": (0.56, 0.42, 0.32),
+    "bird": (0.5, 0.42, 0.32),
     "boat": (0.52, 0.4, 0.32),
 }
 
@@ -47,7 +47,7 @@ def draw_scene(scene: Scene) -> Image.Image:
     image = Image.new("RGB", (WIDTH * OVERSAMPLING, HEIGHT * OVERSAMPLING))
     pen = Pen(image)
     draw_background(pen, scene.background, scene.sky, rng)
-    x = WIDTH / HEIGHT / 2 + rng.uniform(-0.04, 0.04)
+    x = FRAME / 2 + rng.uniform(-0.04, 0.04)
     stage = pen.at(x, _ground(scene) + rng.uniform(-0.02, 0.02), facing=rng.choice((1, -1)))
     draw = {"play": _draw_game, "sail": _draw_boats, "fly": _draw_birds, "swim": _draw_swimmers}
     draw.get(scene.action, _draw_group)(stage, scene, rng)
@@ -57,10 +57,10 @@ def draw_scene(scene: Scene) -> Image.Image:
 def _ground(scene: Scene) -> float:
     """The height at which the subjects stand or float."""
     if scene.action == "fly":
-        return 0.53
+        return 0.6 if scene.background == "street" else 0.53
     if scene.background == "street" and scene.action == "sit":
         return 0.28  # on the pavement
-    return {"lake": 0.2, "street": 0.1}.get(scene.background, 0.1)
+    return 0.2 if scene.background == "lake" else 0.1
 
 
 def _size(kind: str, count: int) -> float:

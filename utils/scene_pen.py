@@ -9,6 +9,7 @@ import math
 from PIL import Image, ImageColor, ImageDraw, ImageOps
 
 WIDTH, HEIGHT = 400, 300  # pixels of a finished picture
+FRAME = WIDTH / HEIGHT  # how wide a picture is when its height is the unit
 OVERSAMPLING = 2  # drawn so many times larger and then averaged: smooth edges
 
 Point = tuple[float, float]
@@ -38,7 +39,7 @@ class Pen:
     """Draws on `image` (RGB, oversampled) with its own origin, unit, direction and tilt.
 
     A new pen has its origin at the lower left corner and the picture's height as its unit, so that
-    the picture is 4/3 wide and 1 high.
+    the picture is `FRAME` wide and 1 high.
     """
 
     def __init__(self, image: Image.Image):

@@ -26,7 +26,7 @@ __all__ = [
 ]
 
 SAMPLE_SPLITS = {"train": 560, "dev": 70, "test": 70}
-DRAWING = 1  # raise it with every change of the pictures or captions: old samples are then redrawn
+DRAWING = 2  # raise it with every change of the pictures or captions: old samples are then redrawn
 
 PHOTO_FOLDER = "Flicker8k_Dataset"  # spelt as in the archive of Flickr8k
 CAPTION_FILE = "Flickr8k.token.txt"
