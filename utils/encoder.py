@@ -1,0 +1,272 @@
+"""Encoders: frozen CNNs that turn the pixels of a photograph into features.
+
+Each is a network of `keras.applications` without its classifier, wrapped together with its own
+preprocessing, so that pixels in [0, 255] go in and nobody can scale them twice.
+"""
+
+import hashlib
+import socket
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import h5py
+import keras
+import numpy as np
+
+from utils.errors import EncoderError, PhotographError
+from utils.settings import Settings
+
+_NETWORK_PATIENCE = 20  # seconds of silence after which a download counts as failed
+
+
+@dataclass(frozen=True)
+class EncoderSpec:
+    """What one CNN is called in `keras.applications`, what it takes and what it gives."""
+
+    application: str  # class in keras.applications
+    module: str  # module in keras.applications that holds its preprocess_input
+    image_size: int  # side of the square input in pixels
+    width: int  # features per photograph, and per place of the grid
+    grid: int  # side of the grid of places that is left of the photograph
+
+    @property
+    def preprocess(self) -> Callable:
+        return getattr(keras.applications, self.module).preprocess_input
+
+    def build(self, weights: str | None) -> keras.Model:
+        """Builds the CNN without its classifier; `weights` is "imagenet" or None."""
+        shape = (self.image_size, self.image_size, 3)
+        build = getattr(keras.applications, self.application)
+        return build(include_top=False, weights=weights, input_shape=shape)
+
+
+ENCODERS = {
+    "xception": EncoderSpec("Xception", "xception", 299, 2048, 10),
+    "mobilenet_v2": EncoderSpec("MobileNetV2", "mobilenet_v2", 224, 1280, 7),
+    "vgg16": EncoderSpec("VGG16", "vgg16", 224, 512, 7),
+    "resnet50": EncoderSpec("ResNet50", "resnet50", 224, 2048, 7),
+    "inception_v3": EncoderSpec("InceptionV3", "inception_v3", 299, 2048, 8),
+    "efficientnet_v2_b0": EncoderSpec("EfficientNetV2B0", "efficientnet_v2", 224, 1280, 7),
+}
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """A frozen CNN with its preprocessing, and where its weights came from."""
+
+    name: str
+    spec: EncoderSpec
+    weights: str  # "imagenet", "untrained, seed 42" or "file <name>"
+    trained: bool
+    weights_hash: str  # SHA-256 over all weight arrays in order
+    _spatial: keras.Model = field(repr=False)
+    _pooled: keras.Model = field(repr=False)
+
+    @property
+    def image_size(self) -> int:
+        return self.spec.image_size
+
+    def encode(self, pixels: np.ndarray, batch_size: int = 32) -> np.ndarray:
+        """Computes one feature vector per photograph, averaged over the places of the grid.
+
+        Args:
+            pixels: (n, image_size, image_size, 3) RGB in [0, 255], uint8 or floating point.
+            batch_size: photographs that go through the CNN at once.
+
+        Returns:
+            (n, width) float32.
+
+        Raises:
+            PhotographError: shape or range is not as above.
+        """
+        return self._predict(self._pooled, pixels, batch_size)
+
+    def encode_spatial(self, pixels: np.ndarray, batch_size: int = 32) -> np.ndarray:
+        """Computes one feature vector per place of the grid, for decoders with attention.
+
+        Takes and raises what `encode` does; returns (n, grid, grid, width) float32.
+        """
+        return self._predict(self._spatial, pixels, batch_size)
+
+    def _predict(self, model: keras.Model, pixels: np.ndarray, batch_size: int) -> np.ndarray:
+        self._check(pixels)
+        features = np.empty((len(pixels), *model.output_shape[1:]), np.float32)
+        for start in range(0, len(pixels), batch_size):
+            batch = pixels[start : start + batch_size]
+            # Every new batch size is compiled anew, so a short batch is padded to a power of two.
+            size = min(batch_size, 1 << (len(batch) - 1).bit_length())
+            padded = np.zeros((size, *batch.shape[1:]), np.float32)
+            padded[: len(batch)] = batch
+            features[start : start + len(batch)] = model.predict_on_batch(padded)[: len(batch)]
+        return features
+
+    def _check(self, pixels: np.ndarray) -> None:
+        expected = (self.image_size, self.image_size, 3)
+        if pixels.ndim != 4 or pixels.shape[1:] != expected:
+            raise PhotographError(
+                f"Pixels of shape {pixels.shape} don't fit {self.name}; expected (photographs, "
+                f"{', '.join(map(str, expected))}). Read them with load_pixels(photo, "
+                f"{self.image_size})."
+            )
+        if pixels.dtype == np.uint8 or pixels.size == 0:
+            return
+        lowest, highest = pixels.min(), pixels.max()
+        if not (lowest >= 0 and 1 < highest <= 255):
+            raise PhotographError(
+                f"Pixels range from {lowest:.4g} to {highest:.4g}; expected [0, 255]. Pass them as "
+                "they were read: the encoder does its own preprocessing."
+            )
+
+
+def load_encoder(name: str, weights: str = "imagenet", seed: int = 42) -> Encoder:
+    """Builds the encoder `name` and gives it its weights.
+
+    Args:
+        name: key of `ENCODERS`.
+        weights: "imagenet" (Keras downloads them once and keeps them), "none" (drawn at random from
+            `seed`, the same ones on every backend), or the path of a weights file of this CNN
+            without its classifier (`.weights.h5`, or the `notop.h5` that Keras downloads).
+
+    Raises:
+        EncoderError: the name is unknown, or the weights can't be had or don't fit.
+    """
+    spec = _spec_of(name)
+    if weights == "imagenet":
+        cnn, provenance = _download(name, spec), "imagenet"
+    elif weights == "none":
+        cnn, provenance = spec.build(None), f"untrained, seed {seed}"
+        _draw_weights(cnn, seed)
+    else:
+        cnn, provenance = spec.build(None), f"file {Path(weights).name}"
+        _load_file(cnn, name, Path(weights))
+    cnn.trainable = False
+
+    pixels = keras.Input((spec.image_size, spec.image_size, 3), name="pixels")
+    spatial = cnn(spec.preprocess(pixels))
+    pooled = keras.layers.GlobalAveragePooling2D()(spatial)
+    return Encoder(
+        name=name,
+        spec=spec,
+        weights=provenance,
+        trained=weights != "none",
+        weights_hash=_hash_weights(cnn),
+        _spatial=keras.Model(pixels, spatial),
+        _pooled=keras.Model(pixels, pooled),
+    )
+
+
+def load_encoder_for(settings: Settings) -> Encoder:
+    """Loads the encoder of a run.
+
+    The drawn sample can be read by an untrained CNN too, so there a missing network doesn't stop
+    anybody: look at `encoder.trained`. Real photographs can't, so there it raises.
+
+    Raises:
+        EncoderError: as `load_encoder`.
+    """
+    _spec_of(settings.encoder)  # so that an unknown name is never taken for a missing network
+    try:
+        return load_encoder(settings.encoder, settings.weights, settings.seed)
+    except EncoderError:
+        if settings.weights == "imagenet" and settings.dataset == "sample":
+            return load_encoder(settings.encoder, "none", settings.seed)
+        raise
+
+
+def _spec_of(name: str) -> EncoderSpec:
+    if name not in ENCODERS:
+        raise EncoderError(f"ENCODER is {name!r}; expected one of {', '.join(ENCODERS)}.")
+    return ENCODERS[name]
+
+
+def _download(name: str, spec: EncoderSpec) -> keras.Model:
+    try:
+        with _network_patience():
+            return spec.build("imagenet")
+    except Exception as error:  # Keras raises a bare Exception when the network fails
+        raise EncoderError(
+            f"The ImageNet weights of {name} can't be had ({error}). Go online and run again, set "
+            "WEIGHTS=<file> to a copy that was downloaded elsewhere, or set WEIGHTS=none for an "
+            "untrained encoder, which is enough to try everything out but not for good captions."
+        ) from error
+
+
+@contextmanager
+def _network_patience() -> Iterator[None]:
+    # Keras sets no timeout: behind a firewall that drops packets it would wait for minutes.
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(_NETWORK_PATIENCE)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
+
+
+def _draw_weights(cnn: keras.Model, seed: int) -> None:
+    """Draws every kernel uniformly with variance 1 / fan-in; the rest keeps its neutral values.
+
+    (LeCun et al. 1998, "Efficient BackProp".) NumPy draws, so that every backend gets the same. The
+    fan-in of a depthwise kernel is one channel: Keras counts all of them, and the features of its
+    untrained Xception fade to 5e-6.
+    """
+    generator = np.random.default_rng(seed)
+    for variable in cnn.weights:
+        if len(variable.shape) == 4:
+            height, width, channels, filters = variable.shape
+            depthwise = filters == 1
+            limit = np.sqrt(3 / (height * width * (1 if depthwise else channels)))
+            variable.assign(generator.uniform(-limit, limit, variable.shape).astype(np.float32))
+
+
+def _load_file(cnn: keras.Model, name: str, path: Path) -> None:
+    if not path.is_file():
+        raise EncoderError(
+            f"WEIGHTS is {path}, and no such file exists. Give the path of a weights file for "
+            f"{name}, or WEIGHTS=imagenet or WEIGHTS=none."
+        )
+    wanted = (
+        f"{name} without its classifier has {len(cnn.weights)} arrays with "
+        f"{cnn.count_params():,} numbers"
+    )
+    # Keras only warns where a file lacks an array, and the CNN would go on with random numbers.
+    for variable in cnn.weights:
+        variable.assign(np.full(variable.shape, np.nan, np.float32))
+    try:
+        with warnings.catch_warnings(record=True):  # the check for NaN below says it better
+            cnn.load_weights(path)
+    except Exception as error:  # Keras and h5py raise nearly anything on files they can't use
+        reason = (str(error) or type(error).__name__).splitlines()[0].rstrip(".:")
+        raise EncoderError(
+            f"{path} ({_describe(path)}) doesn't fit: {wanted}. Keras says: {reason}. Give the "
+            "weights file of this encoder, or set ENCODER to the one it was made for."
+        ) from error
+    unset = sum(not np.isfinite(variable.numpy()).all() for variable in cnn.weights)
+    if unset:
+        raise EncoderError(
+            f"{path} ({_describe(path)}) doesn't fit: {wanted}, and it leaves {unset} of them "
+            "without finite numbers. Give a complete weights file of this encoder."
+        )
+
+
+def _describe(path: Path) -> str:
+    sizes = []
+    try:
+        with h5py.File(path) as file:
+            file.visititems(
+                lambda _, item: sizes.append(item.size) if isinstance(item, h5py.Dataset) else None
+            )
+    except OSError:
+        return f"{path.stat().st_size:,} bytes, not a whole HDF5 file"
+    return f"{len(sizes)} arrays with {sum(sizes):,} numbers"
+
+
+def _hash_weights(cnn: keras.Model) -> str:
+    digest = hashlib.sha256()
+    for variable in cnn.weights:
+        array = np.ascontiguousarray(variable.numpy())
+        digest.update(f"{array.shape} {array.dtype}".encode())
+        digest.update(array)
+    return digest.hexdigest()
