@@ -1,0 +1,142 @@
+"""Files of one feature extraction, finished or not, so that a kill at any moment costs little.
+
+A finished one is an array (`pooled.npy`) and a manifest (`pooled.json`) that says what made it. An
+unfinished one is a partial array that grows and a progress record that says how much of it counts,
+both hidden. The manifest is written last: where it stands, everything stands.
+"""
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from utils.errors import StaleArtefactError
+from utils.files import read_json, require, write_json
+
+DTYPES = {"pooled": "float32", "spatial": "float16"}  # spatial: 49 to 100 times as much to store
+MADE_BY = "notebook 03"
+
+
+@dataclass
+class Progress:
+    """How far an extraction has come."""
+
+    made_from: dict[str, Any]  # everything that the numbers depend on
+    done: int  # photographs, readable or not
+    end: int  # bytes of the partial array that count
+    unreadable: dict[str, str]  # file name -> reason
+    seconds: float
+
+
+class FeatureFiles:
+    """Where one extraction lies, and the steps from nothing over a partial array to a whole one."""
+
+    def __init__(self, folder: Path | str, kind: str, mirrored: bool):
+        if kind not in DTYPES:
+            raise ValueError(f"kind is {kind!r}; expected one of {', '.join(DTYPES)}.")
+        folder, stem = Path(folder), f"{kind}_mirrored" if mirrored else kind
+        self.array = folder / f"{stem}.npy"
+        self.manifest = folder / f"{stem}.json"
+        self.partial = folder / f".{stem}.part.npy"
+        self.progress = folder / f".{stem}.part.json"
+
+    @property
+    def finished(self) -> bool:
+        return self.array.exists() and self.manifest.exists()
+
+    def read_manifest(self) -> dict[str, Any]:
+        """Reads the manifest.
+
+        Raises:
+            MissingStageError: it is not there.
+            StaleArtefactError: it was written by another version, or edited into nonsense.
+        """
+        try:
+            manifest = read_json(require(self.manifest, MADE_BY))
+        except json.JSONDecodeError as error:
+            raise self.stale(f"its manifest is not JSON ({error})") from error
+        if manifest.get("format") != 1:
+            raise self.stale(f"its manifest has format {manifest.get('format')}; expected 1")
+        return manifest
+
+    def refuse_stale(self, made_from: dict[str, Any]) -> None:
+        """Raises `StaleArtefactError` if the finished array was made from something else."""
+        manifest = self.read_manifest()
+        differing = [name for name, value in made_from.items() if manifest.get(name) != value]
+        # The same weights may lie in a file of another name; their hash decides.
+        if set(differing) - {"weights"}:
+            raise self.stale(
+                f"it holds {_in_words(manifest)}; asked for are {_in_words(made_from)} (different: "
+                f"{', '.join(differing)})"
+            )
+
+    def stale(self, finding: str) -> StaleArtefactError:
+        return StaleArtefactError(
+            f"{self.array} can't be used: {finding}. Delete it and {self.manifest.name} and run "
+            f"{MADE_BY} to extract again, or go back to the settings that it was made with."
+        )
+
+    def resume(self, made_from: dict[str, Any]) -> Progress:
+        """Cuts the partial array back to its progress record; without a fitting one, starts anew.
+
+        Rows after the record may be torn, and a partial array of something else is worth nothing.
+        """
+        if self.progress.exists() and self.array.exists() and not self.partial.exists():
+            self.array.replace(self.partial)  # the kill came between the array and its manifest
+        try:
+            progress = Progress(**read_json(self.progress))
+            if progress.made_from == made_from and progress.end <= self.partial.stat().st_size:
+                os.truncate(self.partial, progress.end)
+                return progress
+        except (FileNotFoundError, ValueError, TypeError):
+            pass  # nothing was begun, or by another version of this module
+        self.partial.parent.mkdir(parents=True, exist_ok=True)
+        with self.partial.open("wb") as output:
+            _write_header(output, made_from["dtype"], [0, *made_from["row_shape"]])
+        return Progress(made_from, 0, self.partial.stat().st_size, {}, 0.0)
+
+    def save_progress(self, output: BinaryIO, progress: Progress) -> None:
+        """Makes the rows written so far count."""
+        _to_disk(output)  # first, so that the record never promises what is not there
+        progress.end = output.tell()
+        write_json(self.progress, asdict(progress))
+
+    def finish(self, progress: Progress, photos: list[str]) -> None:
+        """Turns the complete partial array into the finished one; `photos` are all photographs."""
+        readable = [photo for photo in photos if photo not in progress.unreadable]
+        shape = [len(readable), *progress.made_from["row_shape"]]
+        with self.partial.open("r+b") as output:
+            _write_header(output, progress.made_from["dtype"], shape)
+            _to_disk(output)
+        self.partial.replace(self.array)
+        manifest = {
+            "format": 1,
+            **progress.made_from,
+            "shape": shape,
+            "photos": readable,
+            "unreadable": progress.unreadable,
+            "seconds": round(progress.seconds, 1),
+        }
+        write_json(self.manifest, manifest)
+        self.progress.unlink()
+
+
+def _in_words(made_from: dict[str, Any]) -> str:
+    return (
+        "features of {photographs} photographs ({photographs_hash:.8}) by {encoder} at "
+        "{image_size} pixels with the weights {weights!r} ({weights_hash:.8})"
+    ).format(**made_from)
+
+
+def _write_header(output: BinaryIO, dtype: str, shape: list[int]) -> None:
+    # NumPy pads the header, so it can be written again over itself once the rows are counted.
+    header = {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": tuple(shape)}
+    np.lib.format.write_array_header_1_0(output, header)
+
+
+def _to_disk(output: BinaryIO) -> None:
+    output.flush()
+    os.fsync(output.fileno())

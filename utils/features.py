@@ -1,0 +1,246 @@
+"""Features: every photograph goes through the encoder once, and the result is kept on disk."""
+
+import os
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import numpy as np
+from tqdm import tqdm
+
+from utils.errors import DatasetError, EncoderError, PhotographError, StaleArtefactError
+from utils.feature_files import DTYPES, MADE_BY, FeatureFiles, Progress
+from utils.files import content_hash, require
+from utils.photographs import load_pixels
+
+if TYPE_CHECKING:  # importing Keras takes seconds, which reading finished features needn't cost
+    from utils.dataset import Dataset
+    from utils.encoder import Encoder
+
+_READ_AHEAD = 3  # batches that are decoded before the CNN asks for them: this bounds the memory
+_SAVE_EVERY = 8  # batches between two progress records: what a kill can cost
+_MOST_UNREADABLE = 0.05  # of all photographs; more means a broken copy, not a few broken files
+
+
+@dataclass(frozen=True)
+class Features:
+    """Features of photographs, row by row, with the manifest that says what made them."""
+
+    array: np.ndarray  # memory-mapped: (n, width) float32 or (n, grid, grid, width) float16
+    manifest: dict[str, Any]
+    reused: bool = True  # False if they were computed just now
+
+    @property
+    def photos(self) -> list[str]:
+        """File names in the order of the rows."""
+        return self.manifest["photos"]
+
+    @property
+    def unreadable(self) -> dict[str, str]:
+        """File names of photographs that have no row, and why."""
+        return self.manifest["unreadable"]
+
+    def rows(self, photos: Sequence[str]) -> np.ndarray:
+        """Looks up the rows of `photos`: (len(photos),) int64.
+
+        Raises:
+            StaleArtefactError: a photograph has no row; the message says whether it was unreadable.
+        """
+        missing = [photo for photo in photos if photo not in self._row_of]
+        if missing:
+            reason = self.unreadable.get(missing[0], "it was not in the data set then")
+            raise StaleArtefactError(
+                f"{len(missing)} of {len(photos)} photographs have no features, first "
+                f"{missing[0]!r} ({reason}). Leave out what `features.unreadable` lists, or run "
+                f"{MADE_BY} again if the data set has changed."
+            )
+        return np.array([self._row_of[photo] for photo in photos], np.int64)
+
+    @cached_property
+    def _row_of(self) -> dict[str, int]:
+        return {photo: row for row, photo in enumerate(self.photos)}
+
+
+def extract_features(
+    encoder: "Encoder",
+    dataset: "Dataset",
+    folder: Path,
+    kind: str = "pooled",
+    batch_size: int = 32,
+    mirrored: bool = False,
+) -> Features:
+    """Computes the features of all photographs, training split first, or takes the finished ones.
+
+    Threads decode photographs while the CNN is at work. Rows are appended to a file, so memory does
+    not grow with the data set, and a run that was killed goes on after its last progress record.
+
+    Args:
+        folder: where the files go: `pooled.npy`, `spatial.npy` or `pooled_mirrored.npy`, each with
+            its manifest.
+        kind: "pooled", (n, width) float32, or "spatial", (n, grid, grid, width) float16.
+        batch_size: photographs that go through the CNN at once.
+        mirrored: take every photograph's mirror image, as further training data.
+
+    Raises:
+        StaleArtefactError: `folder` holds features made from something else.
+        DatasetError: there are no photographs, or more than 5 % of them can't be read.
+        EncoderError: the CNN gives numbers that are not finite.
+    """
+    files = FeatureFiles(folder, kind, mirrored)
+    photos = [photo for split in ("train", "dev", "test") for photo in dataset.splits[split]]
+    if not photos:
+        raise DatasetError("The data set has no photographs. Check its folder and split files.")
+    made_from = _made_from(encoder, dataset, photos, kind, mirrored)
+    if files.finished:
+        files.refuse_stale(made_from)
+        return load_features(folder, kind, encoder.name, mirrored)
+
+    progress = files.resume(made_from)
+    with files.partial.open("r+b") as output:
+        output.seek(progress.end)
+        _append_rows(output, progress, files, encoder, dataset, photos, batch_size)
+    files.finish(progress, photos)
+    return replace(load_features(folder, kind, encoder.name, mirrored), reused=False)
+
+
+def load_features(
+    folder: Path, kind: str = "pooled", encoder: str | None = None, mirrored: bool = False
+) -> Features:
+    """Opens finished features without reading them into memory.
+
+    Args:
+        folder, kind, mirrored: as for `extract_features`.
+        encoder: name of the encoder that they must come from; None takes any.
+
+    Raises:
+        MissingStageError: they are not there yet.
+        StaleArtefactError: they come from another encoder, or array and manifest disagree.
+    """
+    files = FeatureFiles(folder, kind, mirrored)
+    manifest = files.read_manifest()
+    if encoder is not None and manifest["encoder"] != encoder:
+        raise StaleArtefactError(
+            f"{files.array} comes from the encoder {manifest['encoder']!r}; asked for "
+            f"{encoder!r}. Run {MADE_BY} with ENCODER={encoder}, or set ENCODER back."
+        )
+    try:
+        array = np.load(require(files.array, MADE_BY), mmap_mode="r")
+    except (ValueError, EOFError) as error:
+        raise files.stale(f"it is no whole array ({error})") from error
+    found = f"shape {array.shape} and type {array.dtype}"
+    shape = (len(manifest["photos"]), *manifest["shape"][1:])
+    expected = f"shape {shape} and type {manifest['dtype']}"
+    if found != expected:
+        raise files.stale(f"it has {found}, its manifest says {expected}")
+    return Features(array, manifest)
+
+
+def _made_from(
+    encoder: "Encoder", dataset: "Dataset", photos: list[str], kind: str, mirrored: bool
+) -> dict[str, Any]:
+    """Everything that the numbers depend on."""
+    grid, width = encoder.spec.grid, encoder.spec.width
+    # Names and sizes notice a swapped picture, and cost one look at the folder.
+    paths = [dataset.photo_path(photo) for photo in photos]
+    sizes = [path.stat().st_size if path.exists() else None for path in paths]
+    return {
+        "kind": kind,
+        "mirrored": mirrored,
+        "encoder": encoder.name,
+        "weights": encoder.weights,
+        "weights_hash": encoder.weights_hash,
+        "image_size": encoder.image_size,
+        "row_shape": [width] if kind == "pooled" else [grid, grid, width],
+        "dtype": DTYPES[kind],
+        "photographs": len(photos),
+        "photographs_hash": content_hash([photos, sizes]),
+    }
+
+
+def _append_rows(
+    output: BinaryIO,
+    progress: Progress,
+    files: FeatureFiles,
+    encoder: "Encoder",
+    dataset: "Dataset",
+    photos: list[str],
+    batch_size: int,
+) -> None:
+    paths = [dataset.photo_path(photo) for photo in photos[progress.done :]]
+    batches = _read_ahead(paths, encoder.image_size, batch_size)
+    bar = tqdm(total=len(photos), initial=progress.done, desc=encoder.name, unit="photo")
+    with bar:
+        clock = time.monotonic()
+        for number, batch in enumerate(batches, 1):
+            readable = []
+            for photo, pixels in zip(photos[progress.done :], batch, strict=False):
+                if isinstance(pixels, PhotographError):
+                    progress.unreadable[photo] = str(pixels)
+                else:
+                    readable.append(pixels)
+            if len(progress.unreadable) > _MOST_UNREADABLE * len(photos):
+                raise _too_many(progress.unreadable, len(photos))
+            if readable:
+                output.write(_rows(np.stack(readable), encoder, progress.made_from, batch_size))
+            progress.done += len(batch)
+            progress.seconds += time.monotonic() - clock
+            clock = time.monotonic()
+            bar.update(len(batch))
+            if number % _SAVE_EVERY == 0:
+                files.save_progress(output, progress)
+    files.save_progress(output, progress)
+
+
+def _read_ahead(
+    paths: list[Path], image_size: int, batch_size: int
+) -> Iterator[list[np.ndarray | PhotographError]]:
+    """Yields pixels in the order of `paths`, batch by batch, decoded by threads in advance."""
+
+    def read(path: Path) -> np.ndarray | PhotographError:
+        try:
+            return load_pixels(path, image_size)
+        except PhotographError as error:
+            return error
+
+    pool = ThreadPoolExecutor(max_workers=os.cpu_count())
+    try:
+        ahead = deque()
+        for start in range(0, len(paths), batch_size):
+            ahead.append([pool.submit(read, path) for path in paths[start : start + batch_size]])
+            if len(ahead) > _READ_AHEAD:
+                yield [future.result() for future in ahead.popleft()]
+        while ahead:
+            yield [future.result() for future in ahead.popleft()]
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _rows(
+    pixels: np.ndarray, encoder: "Encoder", made_from: dict[str, Any], batch_size: int
+) -> np.ndarray:
+    if made_from["mirrored"]:
+        pixels = pixels[:, :, ::-1]
+    encode = encoder.encode if made_from["kind"] == "pooled" else encoder.encode_spatial
+    features = encode(pixels, batch_size)
+    with np.errstate(over="ignore"):  # said below, and for NaN too
+        rows = np.ascontiguousarray(features, made_from["dtype"])
+    if not np.isfinite(rows).all():
+        raise EncoderError(
+            f"{encoder.name} gives features that are no finite {made_from['dtype']} numbers (the "
+            f"largest is {np.abs(features).max():.4g}). Check its weights; those of an untrained "
+            'encoder may be too large for float16, then take kind="pooled".'
+        )
+    return rows
+
+
+def _too_many(unreadable: dict[str, str], photographs: int) -> DatasetError:
+    return DatasetError(
+        f"{len(unreadable)} of {photographs} photographs can't be read, more than "
+        f"{_MOST_UNREADABLE:.0%}; that looks like a broken copy of the data set. Copy or download "
+        f"it again. The first ones: {' '.join(list(unreadable.values())[:3])}"
+    )
