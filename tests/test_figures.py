@@ -81,6 +81,15 @@ def test_a_figure_that_cannot_be_written_leaves_nothing_behind(tmp_path, ax):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_picture_comes_back_as_it_was_written_and_the_figure_is_not_shown_twice(tmp_path):
+    figure = figures.photograph_grid([picture()], ["a text"])
+    shown = figures.save_picture(figure, tmp_path / "grid.png")
+
+    assert shown == Image.open(tmp_path / "grid.png")
+    assert shown.mode == "P"
+    assert not plt.fignum_exists(figure.number)
+
+
 # Photographs
 
 

@@ -65,6 +65,7 @@ def agreement(ax: Axes, scores: Sequence[float], score: str = "ROUGE-L") -> Axes
         ylabel="photographs",
         xlim=(0, 100),
     )
+    ax.yaxis.set_major_locator(MaxNLocator(integer=True))
     ax.yaxis.set_major_formatter("{x:,.0f}")
     ax.margins(y=0.1)
     return ax

@@ -33,6 +33,7 @@ __all__ = [
     "feature_maps",
     "photograph_grid",
     "save",
+    "save_picture",
     "search_on_dev",
     "training_curves",
     "use_style",
@@ -82,6 +83,19 @@ def save(figure: Figure, path: Path | str) -> Path:
         else:
             part.write_bytes(_png(figure))
     return short_path(path)
+
+
+def save_picture(figure: Figure, path: Path | str) -> Image.Image:
+    """Writes a figure with photographs as `save` does, closes it, and returns what was written.
+
+    As the last line of a cell this is what the notebook shows, in a quarter of the bytes that the
+    figure itself would take there: a notebook with a few photographs stays below a megabyte.
+    """
+    save(figure, path)
+    plt.close(figure)
+    with Image.open(path) as picture:
+        picture.load()
+    return picture
 
 
 def _png(figure: Figure) -> bytes:
