@@ -7,7 +7,7 @@
 - From captions and photographs to arrays: `captions`, `photographs`, `encoder`, `features`,
   `batches`
 - The model, and captions from it: `decoder`, `search`
-- Teaching it and judging it: `metrics`, `agreement`, `training`
+- Teaching it and judging it: `metrics`, `agreement`, `training`, `evaluation`
 - Showing and using it: `architecture`, `charts`, `pictures`, `figures`, `captioner`
 - Running the notebooks: `colab`, `run_notebooks`, `summary`
 

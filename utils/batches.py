@@ -37,6 +37,8 @@ class CaptionBatches(keras.utils.PyDataset):
         batch_size: captions a batch; the last batch of a bucket can be smaller.
         seed: of the shuffling; None keeps a fixed order, for evaluation.
         epoch: the first epoch to come, counted from 0.
+        mirrored: features of the mirror images, same shape as `features`. Each caption then comes
+            with its photograph or with the mirror image, by a throw of the seed for each epoch.
     """
 
     def __init__(
@@ -47,6 +49,7 @@ class CaptionBatches(keras.utils.PyDataset):
         batch_size: int = 128,
         seed: int | None = None,
         epoch: int = 0,
+        mirrored: np.ndarray | None = None,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -55,7 +58,13 @@ class CaptionBatches(keras.utils.PyDataset):
                 f"There are {len(rows)} photograph rows and {len(captions)} captions; expected the "
                 "same number of both, at least one."
             )
+        if mirrored is not None and (seed is None or mirrored.shape != features.shape):
+            raise ValueError(
+                f"Mirrored features have the shape {mirrored.shape} and the seed is {seed}; "
+                f"expected the shape of the features, {features.shape}, and a seed."
+            )
         self.features = features
+        self.mirrored = mirrored
         self.rows = np.asarray(rows)
         self.captions = captions
         self.batch_size = batch_size
@@ -76,7 +85,16 @@ class CaptionBatches(keras.utils.PyDataset):
             caption = self.captions[member]
             tokens[place, : len(caption) - 1] = caption[:-1]
             targets[place, : len(caption) - 1] = caption[1:]
-        return (np.asarray(self.features[self.rows[members]]), tokens), targets
+        return (self._features_of(members, index), tokens), targets
+
+    def _features_of(self, members: np.ndarray, index: int) -> np.ndarray:
+        rows = self.rows[members]
+        features = np.array(self.features[rows])
+        if self.mirrored is not None:
+            random = np.random.default_rng([self.seed, self.epoch, index])
+            swapped = random.random(len(members)) < 0.5
+            features[swapped] = self.mirrored[rows[swapped]]
+        return features
 
     def on_epoch_end(self) -> None:
         """Arranges the batches of the next epoch; Keras calls it."""

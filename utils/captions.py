@@ -21,6 +21,8 @@ PAD, START, END, UNKNOWN = 0, 1, 2, 3
 RESERVED = ("<pad>", "<start>", "<end>", "<unknown>")
 VOCABULARY_FORMAT = 1
 CAPTION_COLUMNS = ["photo", "split", "number", "caption", "tokens", "published_tokens"]
+# Where the table keeps the tokens of each cleaning.
+TOKEN_COLUMNS = {"full": "tokens", "published": "published_tokens"}
 
 # A word with its inner apostrophes and hyphens ("t-shirt", "don't"), or a number.
 _WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")

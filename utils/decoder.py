@@ -1,11 +1,11 @@
 """Decoders: the merge model, as one training model and the models that search steps through.
 
-A decoder is a functional Keras model `(features, tokens) -> logits`. It is trained on whole captions
-at once, with the true caption as input (teacher forcing). `search_models` takes the same layers and
-joins them anew, so that a caption can be made word by word; no weight exists twice.
+A decoder is a functional Keras model `(features, tokens) -> logits`. It is trained on whole
+captions at once, with the true caption as input (teacher forcing). `search_models` takes the same
+layers and joins them anew, so that a caption can be made word by word; no weight exists twice.
 
-No Keras mask is used: captions are padded on the right and an LSTM only looks back, so padding can't
-reach a real token, and the loss leaves it out.
+No Keras mask is used: captions are padded on the right and an LSTM only looks back, so padding
+can't reach a real token, and the loss leaves it out.
 """
 
 from collections.abc import Callable, Sequence

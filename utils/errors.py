@@ -1,7 +1,7 @@
 """Errors that say what was found, what was expected and what to do about it.
 
-Everything the package refuses on purpose is a `CaptionProjectError`, so a notebook or a program can
-catch the one class; each kind also derives from the built-in exception a Python reader would expect.
+Everything the package refuses on purpose is a `CaptionProjectError`, so a notebook or a program
+can catch the one class; each kind also derives from the built-in exception a reader would expect.
 """
 
 

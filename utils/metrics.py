@@ -1,9 +1,9 @@
 """Scores of captions: BLEU, ROUGE-L and CIDEr under one protocol, and METEOR where Java is found.
 
 The protocol: captions as they are, against all references as their authors wrote them; both split
-into Penn Treebank tokens and lower-cased; quotes, brackets and sentence punctuation dropped, articles
-and digits kept. BLEU is computed over the whole corpus with the closest reference length and without
-smoothing. Scores are times 100 (CIDEr times 1000 of its cosine), as papers print them.
+into Penn Treebank tokens and lower-cased; quotes, brackets and sentence punctuation dropped,
+articles and digits kept. BLEU is computed over the whole corpus with the closest reference length
+and without smoothing. Scores are times 100 (CIDEr times 1000 of its cosine), as papers print them.
 """
 
 import math
@@ -24,10 +24,7 @@ PROTOCOL = (
 MAX_ORDER = 4  # n-grams of one to four tokens, in BLEU and in CIDEr
 
 _TREEBANK = TreebankWordTokenizer()
-_DROPPED = frozenset(
-    ["''", "'", "``", "`", '"', "(", ")", "{", "}", "[", "]", "<", ">"]
-    + [".", "?", "!", ",", ":", "-", "--", "...", ";"]
-)
+_DROPPED = frozenset(["''", "'", "``", "`", '"', *"(){}[]<>", *".?!,:;", "-", "--", "..."])
 _SENTENCE_END = re.compile(r"(?<=[^\s.])\.(?=\s)")
 
 Tokens = list[str]
@@ -37,9 +34,7 @@ def tokenize(caption: str) -> Tokens:
     """Splits a caption into the tokens that are scored, as in the protocol above."""
     # NLTK splits a full stop from its word at the end only; captions can hold two sentences.
     caption = _SENTENCE_END.sub(" .", caption.strip())
-    return [
-        token for token in map(str.lower, _TREEBANK.tokenize(caption)) if token not in _DROPPED
-    ]
+    return [token for token in map(str.lower, _TREEBANK.tokenize(caption)) if token not in _DROPPED]
 
 
 def ngrams(tokens: Sequence[str], order: int) -> Counter:
@@ -50,8 +45,8 @@ def ngrams(tokens: Sequence[str], order: int) -> Counter:
 def bleu(candidates: Sequence[Tokens], references: Sequence[Sequence[Tokens]]) -> list[float]:
     """BLEU-1 to BLEU-4 of a corpus, x100 (Papineni et al. 2002).
 
-    Clipped n-gram counts are summed over the corpus before they are divided; a candidate is compared
-    with the reference length closest to its own, the shorter one when two are as close.
+    Clipped n-gram counts are summed over the corpus before they are divided; a candidate is
+    compared with the reference length closest to its own, the shorter one when two are as close.
     """
     matches, totals = np.zeros(MAX_ORDER), np.zeros(MAX_ORDER)
     candidate_length = reference_length = 0
@@ -110,9 +105,9 @@ class Cider:
     """CIDEr-D (Vedantam, Zitnick and Parikh 2015) against references whose statistics are kept.
 
     Candidate and references are vectors of n-gram frequencies, weighted by how rare an n-gram is
-    among the photographs of the evaluated set. The score of a photograph is the mean cosine over the
-    references and the orders one to four, each count clipped to the reference's, with a Gaussian
-    penalty (sigma 6) on the difference in length.
+    among the photographs of the evaluated set. The score of a photograph is the mean cosine over
+    the references and the orders one to four, each count clipped to the reference's, with a
+    Gaussian penalty (sigma 6) on the difference in length.
 
     Args:
         references: for each photograph the tokens of its references.

@@ -111,6 +111,14 @@ class Settings:
         return self.run_folder / "model.keras"
 
     @property
+    def published_model_file(self) -> Path:
+        return self.run_folder / "model_published.keras"
+
+    @property
+    def training_file(self) -> Path:
+        return self.run_folder / "training.json"
+
+    @property
     def history_file(self) -> Path:
         return self.run_folder / "history.csv"
 

@@ -1,8 +1,8 @@
 """Training: recipes, the loss over real tokens, and `model.fit` that can be killed at any moment.
 
-A training lies in a folder of its own, named after everything that it depends on, so another recipe,
-vocabulary or number of epochs never mixes with it. After every epoch the weights are written first,
-then `history.csv`: the last row of the history is the truth about how far the training came.
+A training lies in a folder of its own, named after everything that it depends on, so another
+recipe, vocabulary or number of epochs never mixes with it. After every epoch the weights are
+written first, then `history.csv`: its last row is the truth about how far the training came.
 """
 
 import hashlib
@@ -18,8 +18,9 @@ from keras import ops
 from tqdm import tqdm
 
 from utils.batches import CaptionBatches
-from utils.captions import PAD, Vocabulary
+from utils.captions import PAD, TOKEN_COLUMNS, Vocabulary
 from utils.decoder import decoder_kind, standardise
+from utils.features import Features
 from utils.files import atomic_path, content_hash, write_json
 from utils.metrics import Cider, tokenize
 from utils.search import Searcher, captions_of
@@ -68,6 +69,7 @@ OURS = Recipe(
     weight_decay=1e-2,
     clip_norm=5.0,
     label_smoothing=0.1,
+    mirrored=True,
 )
 RECIPES = {recipe.name: recipe for recipe in (PUBLISHED, OURS)}
 
@@ -81,7 +83,7 @@ class CaptionSet:
         features: `(photographs, …)`, one row per name.
         tokens: for each photograph its captions, each a list of tokens.
         references: for each photograph its raw captions, for the metrics.
-        mirrored: the features of the mirror images, or None.
+        mirrored: the features of the mirror images, to train on as well, or None.
     """
 
     photos: Sequence[str]
@@ -97,13 +99,42 @@ class CaptionSet:
         return CaptionBatches(self.features, rows, captions, **options)
 
 
+def caption_set(
+    captions: pd.DataFrame,
+    features: Features,
+    split: str,
+    cleaning: str,
+    mirrored: Features | None = None,
+) -> CaptionSet:
+    """Collects one split from what notebooks 02 and 03 made.
+
+    Args:
+        captions: the table of `captions.csv`; photographs without features are left out.
+        features: of all photographs.
+        split: "train", "dev" or "test".
+        cleaning: a key of `utils.captions.CLEANINGS`, whose tokens are taken.
+        mirrored: features of the mirror images of at least this split.
+    """
+    chosen = captions[(captions["split"] == split) & ~captions["photo"].isin(features.unreadable)]
+    column = TOKEN_COLUMNS[cleaning]
+    groups = chosen.groupby("photo", sort=False)
+    photos = list(groups.groups)
+    return CaptionSet(
+        photos,
+        features.array[features.rows(photos)],
+        [[text.split() for text in group] for _, group in groups[column]],
+        [group.tolist() for _, group in groups["caption"]],
+        None if mirrored is None else mirrored.array[mirrored.rows(photos)],
+    )
+
+
 @keras.saving.register_keras_serializable("photograph_captions")
 class CaptionLoss(keras.losses.Loss):
     """Mean cross-entropy over the real target tokens of a batch, in nats; padding counts nothing.
 
     Targets are `(batch, length)` int with PAD behind the END, predictions are logits
-    `(batch, length, vocabulary)`. With `label_smoothing` a share of the target is spread evenly over
-    the vocabulary (Szegedy et al. 2016).
+    `(batch, length, vocabulary)`. With `label_smoothing` a share of the target is spread evenly
+    over the vocabulary (Szegedy et al. 2016).
     """
 
     def __init__(self, label_smoothing: float = 0.0, name: str = "caption_loss", **kwargs):
@@ -188,15 +219,7 @@ def train(
         seed: of first weights, shuffling and dropout.
     """
     kind = decoder_kind(decoder)
-    identity = {
-        "recipe": asdict(recipe),
-        "decoder": decoder,
-        "epochs": epochs,
-        "seed": seed,
-        "vocabulary": content_hash(vocabulary.tokens),
-        "training": _fingerprint(training),
-        "dev": _fingerprint(dev),
-    }
+    identity = training_identity(recipe, decoder, vocabulary, training, dev, epochs, seed)
     folder = folder / f"{recipe.name}-{content_hash(identity)[:8]}"
     write_json(folder / "training.json", identity)
 
@@ -209,7 +232,11 @@ def train(
         model = new_decoder()
         standardise(model, training.features)
         batches = training.batches(
-            vocabulary, batch_size=recipe.batch_size, seed=seed, epoch=len(history)
+            vocabulary,
+            batch_size=recipe.batch_size,
+            seed=seed,
+            epoch=len(history),
+            mirrored=training.mirrored,
         )
         _compile(model, recipe, epochs * len(batches))
         if len(history):
@@ -231,6 +258,45 @@ def train(
     return Training(model, history, best_epoch, folder)
 
 
+def summarise(training: Training) -> dict:
+    """Counts and best values of a training, as `training.json` and the report show them."""
+    history = training.history
+    best_loss = history.loc[history["dev_loss"].idxmin()]
+    return {
+        "parameters": training.model.count_params(),
+        "vocabulary": training.model.output_shape[-1],
+        "epochs": len(history),
+        "final_loss": float(history["loss"].iloc[-1]),
+        "best_dev_loss": float(best_loss["dev_loss"]),
+        "best_dev_loss_epoch": int(best_loss["epoch"]),
+        "final_dev_loss": float(history["dev_loss"].iloc[-1]),
+        "best_dev_cider": float(history["dev_cider"].max()),
+        "best_epoch": training.best_epoch,
+        "seconds_per_epoch": float(read_seconds(training.folder)["seconds"].median()),
+    }
+
+
+def training_identity(
+    recipe: Recipe,
+    decoder: str,
+    vocabulary: Vocabulary,
+    training: CaptionSet,
+    dev: CaptionSet,
+    epochs: int,
+    seed: int,
+) -> dict:
+    """Returns everything that a training's result depends on; equal identities, equal results."""
+    return {
+        "recipe": asdict(recipe),
+        "decoder": decoder,
+        "epochs": epochs,
+        "seed": seed,
+        "vocabulary": content_hash(vocabulary.tokens),
+        "training": _fingerprint(training),
+        "dev": _fingerprint(dev),
+    }
+
+
 def best_epoch_of(history: pd.DataFrame) -> int:
     """Returns the first epoch with the highest dev CIDEr."""
     return int(history["epoch"][history["dev_cider"].idxmax()])
@@ -241,7 +307,8 @@ def read_history(folder: Path) -> pd.DataFrame:
     file = folder / "history.csv"
     if not file.exists():
         return pd.DataFrame(columns=HISTORY_COLUMNS)
-    return pd.read_csv(file, float_precision="round_trip")  # to write the same digits again
+    # Python's float reads every digit, so that what is written again is what was read.
+    return pd.read_csv(file, converters=dict.fromkeys(HISTORY_COLUMNS[1:], float))
 
 
 def read_seconds(folder: Path) -> pd.DataFrame:

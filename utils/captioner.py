@@ -1,0 +1,168 @@
+"""A captioner: encoder, decoder, vocabulary and search settings, loaded from a folder and used."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from utils.captions import Vocabulary
+from utils.decoder import decoder_kind
+from utils.encoder import Encoder, load_encoder
+from utils.errors import StaleArtefactError
+from utils.files import atomic_path, file_hash, read_json, require, write_json
+from utils.photographs import load_pixels
+from utils.search import MAX_TOKENS, Hypothesis, Searcher, captions_of
+
+BUNDLE_FORMAT = 1
+BUNDLE_FILE, MODEL_FILE, VOCABULARY_FILE = "captioner.json", "model.keras", "vocabulary.json"
+
+
+@dataclass(frozen=True)
+class SearchSettings:
+    """How captions are searched for; chosen on the dev split."""
+
+    beam: int = 3
+    length_penalty: float = 1.0
+    max_tokens: int = MAX_TOKENS
+
+
+class Captioner:
+    """Describes photographs.
+
+    Make one with `Captioner.load`, keep it, and call `caption` as often as you like: the first call
+    compiles the models and takes seconds, later ones take a fraction of one.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        decoder: keras.Model,
+        vocabulary: Vocabulary,
+        search: SearchSettings | None = None,
+    ):
+        self.encoder = encoder
+        self.decoder = decoder
+        self.vocabulary = vocabulary
+        self.search = search or SearchSettings()
+        self._kind = decoder_kind(decoder.name).features
+        self._searchers: dict[int, Searcher] = {}
+
+    def caption(self, photo, beam: int | None = None) -> str:
+        """Describes one photograph.
+
+        Args:
+            photo: a path, a PIL image, or an array `(height, width[, 3 or 4])` uint8.
+            beam: hypotheses to search with; default is what was chosen on dev, 1 is greedy.
+
+        Raises:
+            PhotographError: `photo` can't be read as a picture.
+        """
+        return self.captions([photo], beam)[0]
+
+    def captions(self, photos: Sequence, beam: int | None = None) -> list[str]:
+        """Describes several photographs at once, which is faster than one by one."""
+        best = [hypotheses[0] for hypotheses in self.hypotheses(photos, beam)]
+        return captions_of(best, self.vocabulary)
+
+    def hypotheses(self, photos: Sequence, beam: int | None = None) -> list[list[Hypothesis]]:
+        """Returns all captions that the beam ended with for each photograph, best first.
+
+        Their words are `vocabulary.decode(hypothesis.numbers)`; see `Hypothesis` for the scores.
+        """
+        if not len(photos):
+            return []
+        pixels = np.stack([load_pixels(photo, self.encoder.image_size) for photo in photos])
+        encode = self.encoder.encode if self._kind == "pooled" else self.encoder.encode_spatial
+        return self._searcher(beam or self.search.beam).search(encode(pixels))
+
+    def _searcher(self, beam: int) -> Searcher:
+        if beam not in self._searchers:
+            options = asdict(self.search) | {"beam": beam}
+            self._searchers[beam] = Searcher(self.decoder, batch_size=32, **options)
+        return self._searchers[beam]
+
+    def save(self, folder: Path) -> None:
+        """Writes the bundle: model, vocabulary, and a description that holds them together."""
+        folder = Path(folder)
+        save_decoder(self.decoder, folder / MODEL_FILE)
+        self.vocabulary.save(folder / VOCABULARY_FILE)
+        describe_bundle(folder, self.encoder, self.decoder.name, self.search)
+
+    @classmethod
+    def load(cls, folder: Path | str, weights: str | None = None) -> "Captioner":
+        """Loads a bundle that `save` wrote.
+
+        Args:
+            folder: a run folder, or any other folder with the bundle's three files.
+            weights: of the encoder: "imagenet" or a weights file. Default: the environment variable
+                WEIGHTS, else the kind of weights that the decoder was trained with.
+
+        Raises:
+            MissingStageError: a file of the bundle is missing.
+            StaleArtefactError: the files don't belong together, or the encoder has other weights
+                than the decoder was trained with.
+            EncoderError: the encoder's weights can't be had.
+        """
+        folder = Path(folder)
+        description = read_json(require(folder / BUNDLE_FILE, "notebook 05_evaluate_captions"))
+        if (found := description["format"]) != BUNDLE_FORMAT:
+            raise StaleArtefactError(
+                f"{folder / BUNDLE_FILE} has the format {found}; this version reads "
+                f"{BUNDLE_FORMAT}. Make it again with notebook 05."
+            )
+        for name in (MODEL_FILE, VOCABULARY_FILE):
+            file = require(folder / name, "notebook 04_train_captioner")
+            expected = description[f"{file.stem}_hash"]
+            if (found := file_hash(file)) != expected:
+                raise StaleArtefactError(
+                    f"{file} (SHA-256 {found[:12]}…) is not the one that {BUNDLE_FILE} describes "
+                    f"({expected[:12]}…). Run notebooks 04 and 05 again, or restore the file."
+                )
+        encoder = load_encoder(description["encoder"], *_weights(description, weights))
+        if encoder.weights_hash != description["weights_hash"] and not weights:
+            raise StaleArtefactError(
+                f"The decoder in {folder} was trained on features of {encoder.name} with "
+                f"{description['weights']} (SHA-256 {description['weights_hash'][:12]}…); found "
+                f"are {encoder.weights} ({encoder.weights_hash[:12]}…). Set WEIGHTS to the weights "
+                "it was trained with, or pass weights=… to use others in their place."
+            )
+        decoder = keras.saving.load_model(folder / MODEL_FILE, compile=False, safe_mode=True)
+        vocabulary = Vocabulary.load(folder / VOCABULARY_FILE)
+        return cls(encoder, decoder, vocabulary, SearchSettings(**description["search"]))
+
+
+def describe_bundle(folder: Path, encoder: Encoder, decoder: str, search: SearchSettings) -> Path:
+    """Writes `captioner.json`, which makes a folder with model and vocabulary a bundle.
+
+    Returns:
+        The path of the description: encoder, its weights, search, and the hashes of both files.
+    """
+    description = {
+        "format": BUNDLE_FORMAT,
+        "encoder": encoder.name,
+        "weights": encoder.weights,
+        "weights_hash": encoder.weights_hash,
+        "decoder": decoder,
+        "search": asdict(search),
+        "model_hash": file_hash(folder / MODEL_FILE),
+        "vocabulary_hash": file_hash(folder / VOCABULARY_FILE),
+    }
+    write_json(folder / BUNDLE_FILE, description)
+    return folder / BUNDLE_FILE
+
+
+def save_decoder(decoder: keras.Model, file: Path) -> None:
+    """Writes a decoder as one `.keras` file, atomically."""
+    with atomic_path(file) as part:
+        decoder.save(part)
+
+
+def _weights(description: dict, weights: str | None) -> tuple:
+    """Arguments of `load_encoder` after the name: which weights, and the seed of untrained ones."""
+    known = description["weights"]
+    if known.startswith("untrained"):
+        return weights or "none", int(known.rsplit(" ", 1)[-1])
+    return (weights or os.environ.get("WEIGHTS") or "imagenet",)
