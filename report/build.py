@@ -1,0 +1,236 @@
+"""Builds the report of a run: `python report/build.py`, with the settings of the run.
+
+Everything in the report is read from files of the run. `--publish` also keeps those files (numbers,
+charts and pictures that may be shown to everybody) in report/published/ and builds
+report/report.pdf from them; `--from report/published/<run>` builds that again without any run.
+"""
+
+import argparse
+import random
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import typst
+from PIL import Image
+
+from utils.errors import CaptionProjectError, MissingStageError, StaleArtefactError
+from utils.files import atomic_path, read_json, write_json
+from utils.settings import PROJECT, Settings, short_path
+
+REPORT = PROJECT / "report"
+PUBLISHED = REPORT / "published"
+PUBLISHED_REPORT = REPORT / "report.pdf"
+SOURCES = ("report.typ", "published_results.json", "references.bib")
+
+# What the report reads of a run and may be published, and what makes it. Charts only: pictures in
+# a run's figures folder can show photographs of Flickr8k, which nobody here may pass on.
+NEEDED = {
+    "metrics.json": "notebook 05",
+    "history.csv": "notebook 04",
+    "figures/vocabulary_threshold.svg": "notebook 02",
+    "figures/architecture.svg": "notebook 04",
+    "figures/training_curves.svg": "notebook 04",
+    "figures/search_on_dev.svg": "notebook 05",
+    "figures/caption_statistics.svg": "notebook 05",
+    "recipes.json": "report/build.py without --from",
+    "examples/examples.json": "report/build.py without --from",
+}
+TIMINGS = "timings.json"
+# May be missing: only `make run` takes the time, and these charts stand in the notebooks only.
+OPTIONAL = (
+    TIMINGS,
+    "figures/caption_lengths.svg",
+    "figures/word_frequencies.svg",
+    "figures/agreement.svg",
+)
+
+EXAMPLE_SIDE = 480  # pixels: sharp enough at a third of a page's width
+DRAWINGS = 6
+# Photographs that come inside the package scikit-image, by the name of their function.
+FREE_PHOTOGRAPHS = {
+    "astronaut": ("NASA: Eileen Collins", "public domain"),
+    "rocket": ("SpaceX: launch of DSCOVR", "public domain"),
+    "hubble_deep_field": ("NASA: Hubble Extreme Deep Field", "public domain"),
+    "chelsea": ("Stéfan van der Walt: Chelsea", "CC0"),
+    "coffee": ("Rachel Michetti: coffee cup", "CC0"),
+    "camera": ("Lav Varshney: photographer", "CC0"),
+}
+
+Describe = Callable[[Sequence[Image.Image]], list[str]]
+
+
+def build(settings: Settings, describe: Describe | None = None) -> Path:
+    """Captions the examples of a run, builds its report and returns the path of the PDF.
+
+    Args:
+        settings: of a finished run.
+        describe: captions pictures; default is the run's captioner.
+
+    Raises:
+        MissingStageError: a file of the run is missing; the message names all of them, and what
+            makes each.
+    """
+    made_here = {name for name, maker in NEEDED.items() if maker.startswith("report/")}
+    _require(settings.run_folder, set(NEEDED) - made_here)
+    make_examples(settings, describe)
+    return compile_report(settings.run_folder, settings.report_file)
+
+
+def publish(settings: Settings, describe: Describe | None = None) -> Path:
+    """Builds a run's report, keeps what it is made of, and builds report/report.pdf from that."""
+    build(settings, describe)
+    kept = PUBLISHED / settings.run_name
+    part = kept.with_name(f".{kept.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    copy_run(settings.run_folder, part)
+    shutil.rmtree(kept, ignore_errors=True)
+    part.rename(kept)
+    return compile_report(kept, PUBLISHED_REPORT)
+
+
+def compile_report(run_folder: Path, target: Path) -> Path:
+    """Typesets the report of a run folder, or of what was kept of one, into `target`.
+
+    The same files give the same bytes: the report has no date, and only fonts that Typst brings.
+
+    Raises:
+        MissingStageError: a file of the run is missing.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        source = lay_out(run_folder, Path(folder))
+        pdf = typst.compile(source, root=folder, format="pdf", ignore_system_fonts=True)
+    with atomic_path(target) as part:
+        part.write_bytes(pdf)
+    return target
+
+
+def lay_out(run_folder: Path, folder: Path) -> Path:
+    """Puts all that Typst reads into `folder`, and returns the path of the source there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in SOURCES:
+        shutil.copy(REPORT / name, folder)
+    copy_run(run_folder, folder / "run")
+    return folder / "report.typ"
+
+
+def copy_run(run_folder: Path, folder: Path) -> None:
+    """Copies of a run what the report reads, and nothing else.
+
+    Raises:
+        MissingStageError: a file of the run is missing.
+        StaleArtefactError: a chart holds a picture, or an example has no licence.
+    """
+    _require(run_folder, NEEDED)
+    examples = read_json(run_folder / "examples" / "examples.json")
+    pictures = [f"examples/{Path(example['file']).name}" for example in examples]
+    _require(run_folder, pictures)
+    for example in examples:
+        if not (example["source"] and example["licence"]):
+            raise StaleArtefactError(
+                f"The example {example['file']} names no source or no licence; only pictures that "
+                "may be shown to everybody go into the report. Delete examples/ and build again."
+            )
+    optional = [name for name in OPTIONAL if (run_folder / name).exists()]
+    for name in (*NEEDED, *pictures, *optional):
+        if name.endswith(".svg") and "<image" in (run_folder / name).read_text(encoding="utf-8"):
+            raise StaleArtefactError(
+                f"{name} holds a picture made of pixels, expected a chart: it can show a "
+                "photograph that may not be passed on. Run the notebook that makes it again."
+            )
+        target = folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(run_folder / name, target)
+    if TIMINGS not in optional:
+        write_json(folder / TIMINGS, {})
+
+
+def make_examples(settings: Settings, describe: Describe | None = None) -> None:
+    """Writes pictures that everybody may see, with the model's captions, and the recipes."""
+    from utils.training import RECIPES  # imports Keras, which typesetting alone needn't wait for
+
+    if describe is None:
+        from utils.captioner import Captioner
+
+        describe = Captioner.load(settings.run_folder).captions
+    folder = settings.run_folder / "examples"
+    pictures = _sample_pictures(settings) if settings.dataset == "sample" else _free_pictures()
+    captions = describe([picture for picture, *_ in pictures])
+    examples = []
+    for number, ((picture, source, licence), caption) in enumerate(
+        zip(pictures, captions, strict=True), start=1
+    ):
+        name = f"example_{number:02}.jpg"
+        small = picture.copy()
+        small.thumbnail((EXAMPLE_SIDE, EXAMPLE_SIDE))
+        with atomic_path(folder / name) as part:
+            small.save(part, quality=88)
+        examples.append({"file": name, "source": source, "licence": licence, "caption": caption})
+    write_json(folder / "examples.json", examples)
+    recipes = {name: asdict(recipe) for name, recipe in RECIPES.items()}
+    write_json(settings.run_folder / "recipes.json", recipes)
+
+
+def _sample_pictures(settings: Settings) -> list[tuple[Image.Image, str, str]]:
+    """Scenes of the test split: a decoder that saw only drawings can't speak of photographs."""
+    from utils.dataset import load_dataset
+    from utils.photographs import open_photograph
+
+    dataset = load_dataset(settings)
+    return [
+        (open_photograph(dataset.photo_path(photo)), f"drawn: {Path(photo).stem}", "MIT")
+        for photo in dataset.splits["test"][:DRAWINGS]
+    ]
+
+
+def _free_pictures() -> list[tuple[Image.Image, str, str]]:
+    """Free photographs, and drawn scenes to see what becomes of what isn't a photograph."""
+    import skimage.data
+
+    from utils.scenes import draw_scene, random_scene
+
+    photographs = [
+        (Image.fromarray(getattr(skimage.data, name)()).convert("RGB"), source, licence)
+        for name, (source, licence) in FREE_PHOTOGRAPHS.items()
+    ]
+    scenes = [random_scene(random.Random(f"report {number}")) for number in range(DRAWINGS)]
+    return photographs + [(draw_scene(scene), "drawn: new scene", "MIT") for scene in scenes]
+
+
+def _require(run_folder: Path, names: Iterable[str]) -> None:
+    missing = [name for name in names if not (run_folder / name).exists()]
+    if missing:
+        listed = "\n".join(f"  {name} ({NEEDED.get(name, 'report/build.py')})" for name in missing)
+        raise MissingStageError(
+            f"The report needs files that {short_path(run_folder)} doesn't have; in brackets is "
+            f"what makes them:\n{listed}\n`make run` with the settings of the run makes them all."
+        )
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python report/build.py", description=__doc__)
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--publish", action="store_true", help="keep the run's files in report/")
+    what.add_argument(
+        "--from", dest="kept", type=Path, metavar="FOLDER", help="build report/report.pdf of FOLDER"
+    )
+    options = parser.parse_args(arguments)
+    try:
+        if options.kept:
+            report = compile_report(options.kept.resolve(), PUBLISHED_REPORT)
+        elif options.publish:
+            report = publish(Settings.from_environment())
+        else:
+            report = build(Settings.from_environment())
+    except CaptionProjectError as error:
+        print(f"\n{error}", file=sys.stderr)
+        return 1
+    print(f"Report: {short_path(report)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
