@@ -1,0 +1,113 @@
+import json
+
+import keras
+import numpy as np
+import pytest
+from PIL import Image
+
+from utils.captioner import Captioner, SearchSettings
+from utils.captions import RESERVED, Vocabulary
+from utils.decoder import build_merge, standardise
+from utils.encoder import load_encoder
+from utils.errors import MissingStageError, PhotographError, StaleArtefactError
+
+WORDS = ("a", "dog", "boat", "runs", "sails", "red", "blue")
+
+
+@pytest.fixture(scope="module")
+def photos():
+    random = np.random.default_rng(0)
+    colours = [(200, 30, 30), (20, 180, 40), (30, 60, 220), (240, 240, 240)]
+    pictures = [np.full((40, 60, 3), colour, "uint8") for colour in colours]
+    return [picture + random.integers(0, 15, picture.shape, "uint8") for picture in pictures]
+
+
+@pytest.fixture(scope="module")
+def captioner(photos):
+    """An untrained encoder and a decoder with random weights: they tell colours apart."""
+    encoder = load_encoder("mobilenet_v2", "none", seed=3)
+    keras.utils.set_random_seed(3)
+    decoder = build_merge(len(WORDS) + 4, (1280,), 8, 10)
+    random = np.random.default_rng(3)
+    kernel, bias = decoder.get_layer("logits").get_weights()
+    decoder.get_layer("logits").set_weights([random.normal(0, 3, kernel.shape), bias])
+    captioner = Captioner(
+        encoder, decoder, Vocabulary((*RESERVED, *WORDS)), SearchSettings(2, 0.7, max_tokens=6)
+    )
+    size = encoder.image_size
+    pixels = [np.asarray(Image.fromarray(photo).resize((size, size))) for photo in photos]
+    standardise(decoder, encoder.encode(np.stack(pixels)))
+    return captioner
+
+
+@pytest.fixture
+def bundle(captioner, tmp_path, monkeypatch):
+    monkeypatch.delenv("WEIGHTS", raising=False)
+    captioner.save(tmp_path / "bundle")
+    return tmp_path / "bundle"
+
+
+def test_a_loaded_captioner_says_what_the_saved_one_said(captioner, bundle, photos):
+    loaded = Captioner.load(bundle)
+    assert loaded.search == captioner.search
+    assert loaded.captions(photos) == captioner.captions(photos)
+
+
+def test_path_image_and_array_of_one_photograph_give_one_caption(captioner, photos, tmp_path):
+    image = Image.fromarray(photos[0])
+    image.save(tmp_path / "a photo.png")
+    captions = captioner.captions([tmp_path / "a photo.png", image, photos[0]])
+    assert len(set(captions)) == 1
+    assert captioner.caption(str(tmp_path / "a photo.png")) == captions[0]
+    assert set(captions[0].split()) <= set(WORDS)
+
+
+def test_different_photographs_get_different_captions_also_several_at_once(captioner, photos):
+    at_once = captioner.captions(photos)
+    assert len(set(at_once)) > 1
+    assert at_once == [captioner.caption(photo) for photo in photos]
+
+
+def test_hypotheses_come_best_first_as_many_as_the_beam(captioner, photos):
+    (hypotheses,) = captioner.hypotheses(photos[:1], beam=3)
+    scores = [hypothesis.score for hypothesis in hypotheses]
+    assert len(scores) == 3
+    assert scores == sorted(scores, reverse=True)
+
+
+def test_no_photographs_give_no_captions(captioner):
+    assert captioner.captions([]) == []
+
+
+def test_what_is_not_a_picture_is_refused_by_name(captioner, tmp_path):
+    (tmp_path / "notes.jpg").write_text("not a picture")
+    with pytest.raises(PhotographError, match=r"notes\.jpg"):
+        captioner.caption(tmp_path / "notes.jpg")
+
+
+def test_a_folder_without_a_bundle_names_the_notebook_that_makes_one(tmp_path):
+    with pytest.raises(MissingStageError, match="notebook 05"):
+        Captioner.load(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["model.keras", "vocabulary.json"])
+def test_a_file_of_another_training_is_refused(bundle, name):
+    with (bundle / name).open("ab") as file:
+        file.write(b" ")
+    with pytest.raises(StaleArtefactError, match=name.replace(".", r"\.")):
+        Captioner.load(bundle)
+
+
+def test_an_encoder_with_other_weights_is_refused_with_both_named(bundle):
+    description = json.loads((bundle / "captioner.json").read_text())
+    description["weights"] = "untrained, seed 4"
+    (bundle / "captioner.json").write_text(json.dumps(description))
+    with pytest.raises(StaleArtefactError, match=r"trained on features of mobilenet_v2.*found are"):
+        Captioner.load(bundle)
+
+
+def test_a_bundle_of_another_format_is_refused(bundle):
+    description = json.loads((bundle / "captioner.json").read_text())
+    (bundle / "captioner.json").write_text(json.dumps(description | {"format": 99}))
+    with pytest.raises(StaleArtefactError, match="format 99"):
+        Captioner.load(bundle)
