@@ -16,7 +16,7 @@ import utils
 from utils.settings import PROJECT, Settings
 
 NOTEBOOKS = sorted((PROJECT / "notebooks").glob("*.ipynb"))
-MODULES = sorted((PROJECT / "utils").glob("*.py"))
+MODULES = sorted((PROJECT / "utils").rglob("*.py"))
 MOST_LINES_OF_A_FUNCTION = 12  # in a notebook; a longer one belongs in utils
 LARGEST_NOTEBOOK = 1_000_000  # bytes; GitHub shows no larger ones
 each_notebook = pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
@@ -167,7 +167,12 @@ def test_every_dependency_has_an_exact_version_within_its_bound(needed):
 
 def test_what_is_imported_is_what_is_needed(needed):
     names = {"PIL": "pillow", "skimage": "scikit-image"}
-    here = {"utils", "google", *(path.stem for path in code_files())}  # google.colab is Colab's own
+    here = {
+        "utils",
+        "tests",
+        "google",
+        *(path.stem for path in code_files()),
+    }  # google.colab is Colab's own
     imports = {name.partition(".")[0] for file in code_files() for name in imported(file)}
     packages = {names.get(name, name) for name in imports - sys.stdlib_module_names - here}
     commands = (PROJECT / "Makefile").read_text(encoding="utf-8")
@@ -293,15 +298,21 @@ def test_no_function_stands_in_two_notebooks():
 
 
 def test_modules_are_listed_in_the_order_of_the_data_and_import_only_earlier_ones():
-    order = re.findall(r"`(\w+)`", utils.__doc__)
-    assert sorted(order) == sorted(module.stem for module in MODULES if module.stem != "__init__")
+    order = re.findall(r"`([\w.]+)`", utils.__doc__)
+    names = {
+        ".".join(module.relative_to(PROJECT).with_suffix("").parts).removesuffix(
+            ".__init__"
+        ): module
+        for module in MODULES
+    }
+    place = {f"utils.{name}": number for number, name in enumerate(order)}
+    assert sorted(place) == sorted(set(names) - {"utils"})
 
     upwards = [
-        f"{module.stem} imports {name}"
-        for module in MODULES
-        for name in imported(module)
-        if re.fullmatch(r"utils\.\w+", name)
-        and order.index(name.removeprefix("utils.")) >= order.index(module.stem)
+        f"{name} imports {other}"
+        for name, module in names.items()
+        for other in imported(module)
+        if other in place and place[other] >= place[name]
     ]
     assert upwards == []
 

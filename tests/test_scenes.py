@@ -13,7 +13,6 @@ from PIL import Image
 
 from utils import scenes
 from utils.errors import DatasetError
-from utils.scene_story import COLOURS
 from utils.scenes import (
     SAMPLE_SPLITS,
     Scene,
@@ -23,6 +22,7 @@ from utils.scenes import (
     random_scene,
     sample_is_current,
 )
+from utils.scenes.story import COLOURS
 
 PEOPLE = {"boy", "girl", "man", "woman"}
 PHOTOGRAPHS = 12

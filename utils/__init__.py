@@ -1,9 +1,10 @@
 """Photograph captioning with a CNN encoder and an LSTM decoder, in the order of the data.
 
 - What everything stands on: `errors`, `settings`, `files`
-- Drawing the sample: `scene_story`, `scene_words`, `scene_captions`, `scene_pen`, `scene_plants`,
-  `scene_backgrounds`, `scene_people`, `scene_things`, `scene_drawing`, `scenes`
-- Reading a data set: `download`, `dataset_files`, `dataset`
+- The layout of a data set, and drawing the sample: `dataset_files`, `scenes.story`,
+  `scenes.words`, `scenes.captions`, `scenes.pen`, `scenes.plants`, `scenes.backgrounds`,
+  `scenes.people`, `scenes.things`, `scenes.drawing`, `scenes`
+- Reading a data set: `download`, `dataset`
 - From captions and photographs to arrays: `captions`, `photographs`, `encoder`, `features`,
   `batches`
 - The model, and captions from it: `decoder`, `search`

@@ -187,9 +187,11 @@ def _without_paths(content: NotebookNode) -> NotebookNode:
 
 def _common_fingerprint(settings: Settings) -> str:
     """Changes with the settings, the backend and the modules that notebooks use."""
-    modules = sorted(Path(__file__).parent.glob("*.py"))
+    modules = sorted(Path(__file__).parent.rglob("*.py"))
     sources = {
-        module.stem: file_hash(module) for module in modules if module.stem not in _NOT_IN_NOTEBOOKS
+        module.relative_to(PROJECT).as_posix(): file_hash(module)
+        for module in modules
+        if module.stem not in _NOT_IN_NOTEBOOKS
     }
     return content_hash([vars(settings), os.environ.get("KERAS_BACKEND", ""), sources])
 
