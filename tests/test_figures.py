@@ -241,6 +241,15 @@ def test_the_merge_model_is_drawn_with_every_layer_in_two_branches():
     assert "n × length × 50" in shown
 
 
+def test_text_stays_in_its_box_whatever_the_size_of_the_axes():
+    ax = plt.subplots(figsize=(4, 4))[1]
+    figures.architecture(build_merge(50, (8,), embedding_units=6, units=6), ax)
+    ax.figure.draw_without_rendering()
+    widest = max(text.get_window_extent().width for text in ax.texts)
+    box = next(patch for patch in ax.patches if isinstance(patch, mpl.patches.FancyBboxPatch))
+    assert widest < box.get_window_extent().width
+
+
 def test_no_two_boxes_overlap_and_arrows_go_down_in_a_model_with_skips_and_shared_layers():
     inputs = keras.Input((4,), name="inputs")
     shared = keras.layers.Dense(4, name="shared")

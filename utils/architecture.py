@@ -47,7 +47,8 @@ def architecture(model: "keras.Model", ax: Axes | None = None) -> Axes:
     captions in a batch and `length` their number of tokens; both are free.
 
     Args:
-        ax: where to draw; without it a figure is made that is as large as the model needs.
+        ax: where to draw, text being scaled to it; without it a figure is made that is as large as
+            the model needs.
 
     Raises:
         ValueError: the model is not functional, so it has no graph to draw.
@@ -64,8 +65,13 @@ def architecture(model: "keras.Model", ax: Axes | None = None) -> Axes:
     def position(place: tuple[float, int]) -> tuple[float, float]:
         return (place[0] - left) * COLUMN_WIDTH + BOX_WIDTH / 2, -place[1] * ROW_HEIGHT
 
+    ax.set(xlim=(-0.05, width + 0.05), ylim=(BOX_HEIGHT / 2 - height - 0.05, BOX_HEIGHT / 2 + 0.05))
+    ax.set_aspect("equal")
+    ax.axis("off")
+    ax.figure.draw_without_rendering()  # settles how large the axes are
+    scale = ax.get_position().width * ax.figure.get_figwidth() / (width + 0.1)
     for call, place in graph.places.items():
-        _draw_layer(ax, model.get_layer(call[0]), call[1], *position(place))
+        _draw_layer(ax, model.get_layer(call[0]), call[1], *position(place), scale)
         arriving = sorted(
             (route for route in graph.routes if route[-1] == place), key=lambda route: route[-2]
         )
@@ -73,9 +79,6 @@ def architecture(model: "keras.Model", ax: Axes | None = None) -> Axes:
             *points, (x, y) = map(position, route)
             aside = (number - (len(arriving) - 1) / 2) * ARRIVAL_GAP
             _draw_arrow(ax, [*points, (x + aside, y)])
-    ax.set(xlim=(-0.05, width + 0.05), ylim=(BOX_HEIGHT / 2 - height - 0.05, BOX_HEIGHT / 2 + 0.05))
-    ax.set_aspect("equal")
-    ax.axis("off")
     return ax
 
 
@@ -189,7 +192,9 @@ def _draw_arrow(ax: Axes, points: list[tuple[float, float]]) -> None:
     )
 
 
-def _draw_layer(ax: Axes, layer: "keras.Layer", call: int, x: float, y: float) -> None:
+def _draw_layer(
+    ax: Axes, layer: "keras.Layer", call: int, x: float, y: float, scale: float
+) -> None:
     is_input = type(layer).__name__ == "InputLayer"
     trained = bool(layer.trainable_weights)
     corner = (x - BOX_WIDTH / 2, y - BOX_HEIGHT / 2)
@@ -206,8 +211,8 @@ def _draw_layer(ax: Axes, layer: "keras.Layer", call: int, x: float, y: float) -
     )
     left, right = corner[0] + 0.12, corner[0] + BOX_WIDTH - 0.12
     upper, lower = y + 0.14, y - 0.14
-    small = {"fontsize": 8, "color": LINE_COLOUR, "va": "center"}
-    ax.text(left, upper, layer.name, fontsize=9.5, fontweight="bold", va="center")
+    small = {"fontsize": 8 * scale, "color": LINE_COLOUR, "va": "center"}
+    ax.text(left, upper, layer.name, fontsize=9.5 * scale, fontweight="bold", va="center")
     ax.text(right, upper, type(layer).__name__, ha="right", **small)
     ax.text(left, lower, _shape(layer), **small)
     ax.text(right, lower, _parameters(layer, call), ha="right", **small)
