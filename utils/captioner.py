@@ -1,6 +1,5 @@
 """A captioner: encoder, decoder, vocabulary and search settings, loaded from a folder and used."""
 
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from utils.errors import StaleArtefactError
 from utils.files import atomic_path, file_hash, read_json, require, write_json
 from utils.photographs import load_pixels
 from utils.search import MAX_TOKENS, Hypothesis, Searcher, captions_of
+from utils.settings import Settings
 
 BUNDLE_FORMAT = 1
 BUNDLE_FILE, MODEL_FILE, VOCABULARY_FILE = "captioner.json", "model.keras", "vocabulary.json"
@@ -97,8 +97,8 @@ class Captioner:
 
         Args:
             folder: a run folder, or any other folder with the bundle's three files.
-            weights: of the encoder: "imagenet" or a weights file. Default: the environment variable
-                WEIGHTS, else the kind of weights that the decoder was trained with.
+            weights: of the encoder: "imagenet" or a weights file. Default: untrained ones if the
+                decoder was trained with those, else the setting WEIGHTS.
 
         Raises:
             MissingStageError: a file of the bundle is missing.
@@ -165,4 +165,4 @@ def _weights(description: dict, weights: str | None) -> tuple:
     known = description["weights"]
     if known.startswith("untrained"):
         return weights or "none", int(known.rsplit(" ", 1)[-1])
-    return (weights or os.environ.get("WEIGHTS") or "imagenet",)
+    return (weights or Settings.from_environment().weights,)

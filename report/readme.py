@@ -1,0 +1,121 @@
+"""Writes numbers and picture of README.md from report/published/: `python report/readme.py`.
+
+Between two marks each, the README holds a table of scores and one of times. Both are made of the
+files of the published runs, so that no number in the README is typed in; a test compares them.
+"""
+
+import re
+import sys
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+
+from utils.figures import photograph_grid, save, use_style
+from utils.files import read_json, write_text
+from utils.settings import PROJECT
+
+README = PROJECT / "README.md"
+PUBLISHED = PROJECT / "report" / "published"
+LITERATURE = PROJECT / "report" / "published_results.json"
+PICTURE = PROJECT / "report" / "examples.png"
+SCORES = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "METEOR", "ROUGE-L", "CIDEr")
+PICTURES = 6  # in two rows
+
+
+def update_readme() -> None:
+    """Brings README.md and its picture up to date with the published runs."""
+    text = README.read_text(encoding="utf-8")
+    for mark, content in (("results", results_text()), ("times", times_text())):
+        text = between_marks(text, mark, content)
+    write_text(README, text)
+    runs = published_runs()
+    folder = next((run for run in runs if run.name.startswith("flickr8k")), runs[0])
+    draw_examples(folder / "examples")
+
+
+def between_marks(text: str, mark: str, content: str) -> str:
+    """Replaces what stands between the two comments that begin with `mark` and end it."""
+    pattern = rf"(<!-- {mark}:[^>]*-->\n).*?(<!-- end of {mark} -->)"
+    changed, count = re.subn(
+        pattern, lambda found: f"{found[1]}{content}\n{found[2]}", text, 1, re.S
+    )
+    if count != 1:
+        raise ValueError(f"README.md has no marks for {mark!r}; restore them from its history.")
+    return changed
+
+
+def published_runs() -> list[Path]:
+    """Folders of the published runs, by name."""
+    return sorted(file.parent for file in PUBLISHED.glob("*/metrics.json"))
+
+
+def results_text() -> str:
+    """A table for each published run, with how it was measured, and the literature below."""
+    parts = []
+    for folder in published_runs():
+        metrics = read_json(folder / "metrics.json")
+        encoder = metrics["encoder"]
+        weights = "ImageNet weights" if encoder["trained"] else "untrained"
+        images = metrics["scores"][0]["images"]
+        control = metrics["control"]
+        rows = [[row["name"], *_cells(row)] for row in metrics["scores"]]
+        if metrics["dataset"] == "flickr8k":
+            literature = read_json(LITERATURE)["results"]
+            rows += [[f"*{row['system']}, {row['encoder']}*", *_cells(row)] for row in literature]
+        parts.append(
+            f"**{metrics['run']}**: test split of `{metrics['dataset']}`, {images:,} images; "
+            f"encoder {encoder['name']} ({weights}), decoder {metrics['decoder']}, "
+            f"{metrics['epochs']} epochs. Protocol: {metrics['protocol']}.\n\n"
+            + _table(["", *SCORES], rows)
+            + "\n\nControl: CIDEr "
+            f"{control['right']:.1f} with the right photographs, {control['shuffled']:.1f} with "
+            "shuffled ones."
+        )
+    return "\n" + "\n\n".join(parts) + "\n"
+
+
+def times_text() -> str:
+    """Minutes of each notebook and seconds of each epoch, a column for each published run."""
+    runs = [read_json(folder / "metrics.json") for folder in published_runs()]
+    timings = [read_json(folder / "timings.json") for folder in published_runs()]
+    notebooks = sorted(set().union(*timings))
+    rows = [
+        [name, *(_duration(times[name]) if name in times else "" for times in timings)]
+        for name in notebooks
+    ]
+    for recipe in ("published", "ours"):
+        seconds = [run["recipes"][recipe]["seconds_per_epoch"] for run in runs]
+        rows.append([f"one epoch, {recipe} recipe", *map(_duration, seconds)])
+    return "\n" + _table(["on two CPU cores", *(run["run"] for run in runs)], rows) + "\n"
+
+
+def draw_examples(folder: Path) -> None:
+    """Draws the README's picture: examples that everybody may see, with their captions."""
+    examples = read_json(folder / "examples.json")
+    step = max(1, len(examples) // PICTURES)
+    chosen = examples[::step][:PICTURES]
+    use_style()
+    figure = photograph_grid(
+        [folder / example["file"] for example in chosen],
+        [example["caption"] for example in chosen],
+        columns=3,
+    )
+    save(figure, PICTURE)
+    plt.close(figure)
+
+
+def _cells(row: dict) -> list[str]:
+    return [f"{row[score]:.1f}" if score in row else "" for score in SCORES]
+
+
+def _table(head: list[str], rows: list[list[str]]) -> str:
+    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.1f} s" if seconds < 60 else f"{seconds / 60:.1f} min"
+
+
+if __name__ == "__main__":
+    sys.exit(update_readme())
