@@ -81,6 +81,7 @@ notebooks: $(INSTALLED)
 
 publish: $(INSTALLED)
 	@$(BIN) report/build.py --publish
+	@$(BIN) report/readme.py
 
 clean:
 	@echo "Removing data/runs, build and caches"

@@ -36,9 +36,8 @@ def update_readme() -> None:
 def between_marks(text: str, mark: str, content: str) -> str:
     """Replaces what stands between the two comments that begin with `mark` and end it."""
     pattern = rf"(<!-- {mark}:[^>]*-->\n).*?(<!-- end of {mark} -->)"
-    changed, count = re.subn(
-        pattern, lambda found: f"{found[1]}{content}\n{found[2]}", text, 1, re.S
-    )
+    replace = re.compile(pattern, re.DOTALL).subn
+    changed, count = replace(lambda found: f"{found[1]}{content}\n{found[2]}", text)
     if count != 1:
         raise ValueError(f"README.md has no marks for {mark!r}; restore them from its history.")
     return changed
