@@ -1,0 +1,61 @@
+from pathlib import Path
+
+import pytest
+
+from utils.errors import SettingsError
+from utils.settings import PROJECT, Settings, short_path
+
+
+def test_nothing_set_is_the_sample_with_xception():
+    settings = Settings.from_environment({})
+    assert settings == Settings()
+    assert settings.run_name == "sample-xception-merge"
+
+
+def test_every_setting_is_read_from_its_variable():
+    settings = Settings.from_environment(
+        {
+            "DATASET": "Flickr8k",
+            "DATA": "../photos",
+            "ENCODER": "mobilenet_v2",
+            "WEIGHTS": "weights.h5",
+            "DECODER": "merge",
+            "EPOCHS": "3",
+            "SEED": "7",
+            "LIMIT": "60",
+            "RUNS": "build/runs",
+        }
+    )
+    assert settings.dataset == "flickr8k"
+    assert settings.data == PROJECT / "../photos"
+    assert settings.weights == str(PROJECT / "weights.h5")
+    assert (settings.epochs, settings.seed, settings.limit) == (3, 7, 60)
+    assert settings.run_folder == PROJECT / "build/runs/flickr8k-mobilenet_v2-merge-limit60"
+
+
+def test_an_empty_variable_is_not_set():
+    assert Settings.from_environment({"DATA": "", "LIMIT": " "}) == Settings()
+
+
+@pytest.mark.parametrize("word", ["imagenet", "none", "ImageNet"])
+def test_weights_by_name_are_no_path(word):
+    assert Settings.from_environment({"WEIGHTS": word}).weights == word.lower()
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "message"),
+    [
+        ("DATASET", "coco", r"DATASET is 'coco'.*sample, flickr8k"),
+        ("EPOCHS", "many", r"EPOCHS is 'many'.*whole number"),
+        ("EPOCHS", "0", r"EPOCHS is 0.*1 or more"),
+        ("LIMIT", "3", r"LIMIT is 3.*12 photographs"),
+    ],
+)
+def test_a_value_that_makes_no_sense_is_refused_by_name(variable, value, message):
+    with pytest.raises(SettingsError, match=message):
+        Settings.from_environment({variable: value})
+
+
+def test_paths_in_the_project_are_shown_without_the_machine():
+    assert short_path(PROJECT / "data" / "runs") == Path("data/runs")
+    assert short_path(Path("/elsewhere/file")) == Path("/elsewhere/file")
