@@ -128,12 +128,13 @@ def test_spatial_features_keep_the_grid_in_half_precision(photos, tmp_path):
     np.testing.assert_allclose(features.array.mean(axis=(1, 2)), pooled.array, rtol=2e-3)
 
 
-def test_mirrored_features_are_those_of_the_mirror_image(photos, tmp_path):
+def test_mirrored_features_are_those_of_the_training_splits_mirror_images(photos, tmp_path):
     plain = extract_features(SlowEncoder(), photos, tmp_path, "spatial").array
     mirrored = extract_features(SlowEncoder(), photos, tmp_path, "spatial", mirrored=True)
     assert (tmp_path / "spatial_mirrored.npy").exists()
     assert mirrored.manifest["mirrored"] is True
-    assert np.array_equal(mirrored.array, plain[:, :, ::-1])
+    assert mirrored.photos == photos.splits["train"]
+    assert np.array_equal(mirrored.array, plain[: len(mirrored.photos), :, ::-1])
     assert load_features(tmp_path, "spatial", mirrored=True).manifest["mirrored"] is True
 
 

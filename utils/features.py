@@ -84,7 +84,7 @@ def extract_features(
             its manifest.
         kind: "pooled", (n, width) float32, or "spatial", (n, grid, grid, width) float16.
         batch_size: photographs that go through the CNN at once.
-        mirrored: take every photograph's mirror image, as further training data.
+        mirrored: take the mirror images of the training split instead, as further training data.
 
     Raises:
         StaleArtefactError: `folder` holds features made from something else.
@@ -92,7 +92,8 @@ def extract_features(
         EncoderError: the CNN gives numbers that are not finite.
     """
     files = FeatureFiles(folder, kind, mirrored)
-    photos = [photo for split in ("train", "dev", "test") for photo in dataset.splits[split]]
+    splits = ["train"] if mirrored else ["train", "dev", "test"]
+    photos = [photo for split in splits for photo in dataset.splits[split]]
     if not photos:
         raise DatasetError("The data set has no photographs. Check its folder and split files.")
     made_from = _made_from(encoder, dataset, photos, kind, mirrored)

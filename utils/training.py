@@ -370,7 +370,7 @@ class _Journal(keras.callbacks.Callback):
         self.bar = tqdm(
             total=epochs * self.steps,
             initial=len(self.history) * self.steps,
-            desc=f"training {self.folder.name.rsplit('-', 1)[0]}",
+            desc=self.folder.name.rsplit("-", 1)[0],
             unit="batch",
             mininterval=1,
         )
@@ -405,8 +405,8 @@ class _Journal(keras.callbacks.Callback):
         self.history = _write_rows(self.folder / "history.csv", self.history, row)
         self._remove_weights_except({row["epoch"], best_epoch_of(self.history)})
         self.bar.set_postfix_str(
-            f"epoch {row['epoch']}: loss {row['loss']:.2f}, dev loss {row['dev_loss']:.2f}, "
-            f"dev CIDEr {row['dev_cider']:.1f}"
+            f"epoch {row['epoch']}: loss {row['loss']:.2f}, "
+            f"dev {row['dev_loss']:.2f}, CIDEr {row['dev_cider']:.1f}"
         )
 
     def _remove_weights_except(self, epochs: set[int]) -> None:
