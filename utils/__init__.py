@@ -5,8 +5,8 @@
   `scenes.words`, `scenes.captions`, `scenes.pen`, `scenes.plants`, `scenes.backgrounds`,
   `scenes.people`, `scenes.things`, `scenes.drawing`, `scenes`
 - Reading a data set: `download`, `dataset`
-- From captions and photographs to arrays: `captions`, `photographs`, `encoder`, `features`,
-  `batches`
+- From captions and photographs to arrays: `captions`, `photographs`, `encoder`, `feature_files`,
+  `features`, `batches`
 - The model, and captions from it: `decoder`, `search`
 - Teaching it and judging it: `metrics`, `agreement`, `training`, `evaluation`
 - Showing and using it: `architecture`, `charts`, `pictures`, `figures`, `captioner`
