@@ -1,5 +1,6 @@
 import math
 import random
+import shutil
 
 import numpy as np
 import pytest
@@ -144,6 +145,24 @@ def test_missing_captions_or_references_are_refused():
         metrics.score_captions(["a dog", "a cat"], [["a dog"], []])
 
 
-def test_meteor_is_left_out_where_java_is_missing(monkeypatch):
+@pytest.fixture
+def fresh_meteor():
+    """No Java program from an earlier test, and none left for a later one."""
+    metrics._java_meteor.cache_clear()
+    yield
+    metrics._java_meteor.cache_clear()
+
+
+def test_meteor_is_left_out_where_java_is_missing(monkeypatch, fresh_meteor):
     monkeypatch.setattr(metrics.shutil, "which", lambda name: None)
     assert metrics.meteor(["a dog"], [["a dog"]]) is None
+
+
+@pytest.mark.skipif(shutil.which("java") is None, reason="needs Java")
+def test_meteor_of_the_java_program_prefers_the_right_caption(fresh_meteor):
+    pytest.importorskip("pycocoevalcap.meteor.meteor")
+    references = [["a dog runs over the grass"], ["two men sit on a bench"]]
+    right = metrics.meteor(["A dog runs over the grass .", "Two men sit on a bench ."], references)
+    wrong = metrics.meteor(["two men sit on a bench", "a dog runs over the grass"], references)
+    assert right == pytest.approx(100)
+    assert 0 <= wrong < right / 2

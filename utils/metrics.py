@@ -11,6 +11,7 @@ import re
 import shutil
 from collections import Counter
 from collections.abc import Sequence
+from functools import cache
 from itertools import chain
 
 import numpy as np
@@ -209,15 +210,24 @@ def meteor(captions: Sequence[str], references: Sequence[Sequence[str]]) -> floa
         The score, or None where Java or the package `pycocoevalcap`, which carries the program, is
         not installed. NLTK's function of the same name computes something else.
     """
-    if shutil.which("java") is None:
-        return None
-    try:
-        from pycocoevalcap.meteor.meteor import Meteor
-    except ImportError:
+    scorer = _java_meteor()
+    if scorer is None:
         return None
     candidates = {place: [" ".join(tokenize(text))] for place, text in enumerate(captions)}
     grouped = {
         place: [" ".join(tokenize(text)) for text in group]
         for place, group in enumerate(references)
     }
-    return 100 * Meteor().compute_score(grouped, candidates)[0]
+    return 100 * scorer.compute_score(grouped, candidates)[0]
+
+
+@cache
+def _java_meteor():
+    """Starts the Java program, once, since it reads its tables for seconds; or returns None."""
+    if shutil.which("java") is None:
+        return None
+    try:
+        from pycocoevalcap.meteor.meteor import Meteor
+    except ImportError:
+        return None
+    return Meteor()
