@@ -154,7 +154,8 @@ class CaptionLoss(keras.losses.Loss):
 def token_losses(targets, logits, label_smoothing: float = 0.0):
     """Cross-entropy at every place, `(batch, length)` float32, padding included."""
     log_probabilities = ops.log_softmax(ops.cast(logits, "float32"), axis=-1)
-    chosen = ops.take_along_axis(log_probabilities, ops.expand_dims(targets, -1), axis=-1)
+    places = ops.expand_dims(ops.cast(targets, "int32"), -1)  # Keras hands a loss floats
+    chosen = ops.take_along_axis(log_probabilities, places, axis=-1)
     losses = -ops.squeeze(chosen, -1)
     if label_smoothing:
         evenly = -ops.mean(log_probabilities, axis=-1)
