@@ -94,10 +94,10 @@ def test_every_photograph_is_in_exactly_one_split(sample):
     assert all(lines(sample / file) for file in SPLIT_FILES.values())
 
 
-def test_the_whole_sample_is_split_into_560_70_and_70(tmp_path, quick_pictures):
+def test_the_whole_sample_is_split_into_400_50_and_50(tmp_path, quick_pictures):
     folder = draw_sample(tmp_path / "sample")
     counts = {split: len(lines(folder / file)) for split, file in SPLIT_FILES.items()}
-    assert counts == SAMPLE_SPLITS == {"train": 560, "dev": 70, "test": 70}
+    assert counts == SAMPLE_SPLITS == {"train": 400, "dev": 50, "test": 50}
 
 
 def test_the_same_seed_gives_the_same_bytes(sample, tmp_path):
@@ -307,7 +307,7 @@ def test_five_people_differ_in_what_they_leave_out():
 
 def test_the_training_split_has_a_vocabulary_of_150_to_250_words_few_of_them_rare():
     words = Counter()
-    for seed in range(560):
+    for seed in range(400):
         rng = random.Random(seed)
         for caption in describe_scene(random_scene(rng), rng):
             words.update(caption.lower().removesuffix(" .").split())
