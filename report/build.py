@@ -150,7 +150,9 @@ def copy_run(run_folder: Path, folder: Path) -> None:
 
 def make_examples(settings: Settings, describe: Describe | None = None) -> None:
     """Writes pictures that everybody may see, with the model's captions, and the recipes."""
-    from utils.training import RECIPES  # imports Keras, which typesetting alone needn't wait for
+    # Imports Keras, which typesetting alone needn't wait for.
+    from utils.training import PUBLISHED as PUBLISHED_RECIPE
+    from utils.training import our_recipe
 
     if describe is None:
         from utils.captioner import Captioner
@@ -170,7 +172,8 @@ def make_examples(settings: Settings, describe: Describe | None = None) -> None:
             small.save(part, quality=88)
         examples.append({"file": name, "source": source, "licence": licence, "caption": caption})
     write_json(folder / "examples.json", examples)
-    recipes = {name: asdict(recipe) for name, recipe in RECIPES.items()}
+    both = (PUBLISHED_RECIPE, our_recipe(settings.dataset))
+    recipes = {recipe.name: asdict(recipe) for recipe in both}
     write_json(settings.run_folder / "recipes.json", recipes)
 
 
