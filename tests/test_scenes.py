@@ -94,10 +94,10 @@ def test_every_photograph_is_in_exactly_one_split(sample):
     assert all(lines(sample / file) for file in SPLIT_FILES.values())
 
 
-def test_the_whole_sample_is_split_into_400_50_and_50(tmp_path, quick_pictures):
+def test_the_whole_sample_is_split_into_480_60_and_60(tmp_path, quick_pictures):
     folder = draw_sample(tmp_path / "sample")
     counts = {split: len(lines(folder / file)) for split, file in SPLIT_FILES.items()}
-    assert counts == SAMPLE_SPLITS == {"train": 400, "dev": 50, "test": 50}
+    assert counts == SAMPLE_SPLITS == {"train": 480, "dev": 60, "test": 60}
 
 
 def test_the_same_seed_gives_the_same_bytes(sample, tmp_path):
@@ -206,7 +206,7 @@ def test_a_scene_is_always_drawn_alike_and_no_two_scenes_are():
 @pytest.mark.parametrize("action", ["run", "jump", "sit", "ride", "play", "swim", "fly", "sail"])
 def test_every_action_shows_the_colours_of_its_subjects(action):
     rng = random.Random(action)
-    found = [scene for scene in (random_scene(rng) for _ in range(400)) if scene.action == action]
+    found = [scene for scene in (random_scene(rng) for _ in range(480)) if scene.action == action]
     for scene in found[:3]:
         share = changed_share(scene, replace(scene, colours=other_colours(scene)))
         assert share > 0.005, scene
@@ -307,7 +307,7 @@ def test_five_people_differ_in_what_they_leave_out():
 
 def test_the_training_split_has_a_vocabulary_of_150_to_250_words_few_of_them_rare():
     words = Counter()
-    for seed in range(400):
+    for seed in range(480):
         rng = random.Random(seed)
         for caption in describe_scene(random_scene(rng), rng):
             words.update(caption.lower().removesuffix(" .").split())

@@ -26,7 +26,7 @@ __all__ = [
     "sample_is_current",
 ]
 
-SAMPLE_SPLITS = {"train": 400, "dev": 50, "test": 50}
+SAMPLE_SPLITS = {"train": 480, "dev": 60, "test": 60}
 DRAWING = 2  # raise it with every change of the pictures or captions: old samples are then redrawn
 
 PHOTO_FOLDER = "Flicker8k_Dataset"  # spelt as in the archive of Flickr8k
@@ -34,12 +34,12 @@ README_FILE = "readme.txt"
 README_TITLE = "Drawn scenes with five captions each, in the layout of Flickr8k."
 
 
-def draw_sample(folder: Path, photographs: int = 500, seed: int = 2024) -> Path:
+def draw_sample(folder: Path, photographs: int = 600, seed: int = 2024) -> Path:
     """Draws the sample into `folder` in the layout of Flickr8k and returns `folder`.
 
     The folder appears when everything is in it, and takes the place of an older sample. The same
     seed gives the same bytes (with the same version of Pillow). Other numbers of photographs than
-    500 are split in the same proportion, with at least one photograph in every split.
+    600 are split in the same proportion, with at least one photograph in every split.
 
     Raises:
         DatasetError: fewer than 3 photographs are asked for, or `folder` holds something else.
@@ -66,7 +66,7 @@ def draw_sample(folder: Path, photographs: int = 500, seed: int = 2024) -> Path:
     return folder
 
 
-def sample_is_current(folder: Path, photographs: int = 500, seed: int = 2024) -> bool:
+def sample_is_current(folder: Path, photographs: int = 600, seed: int = 2024) -> bool:
     """Whether `folder` holds the whole sample as this version of the drawing would make it."""
     folder = Path(folder)
     readme = folder / README_FILE
