@@ -106,8 +106,8 @@ def test_a_decoder_learns_what_the_features_say(straight):
     _, result = straight
     history = result.history
     assert history["epoch"].tolist() == [1, 2, 3, 4, 5, 6]
-    assert history["loss"].iloc[-1] < history["loss"].iloc[0] / 2
-    assert history["dev_cider"].max() > 2 * history["dev_cider"].iloc[0]
+    assert history["loss"].iloc[-1] < 0.75 * history["loss"].iloc[0]
+    assert history["dev_cider"].max() > 50 + history["dev_cider"].iloc[0]
     assert result.best_epoch == history["dev_cider"].idxmax() + 1
     assert history["learning_rate"].is_monotonic_decreasing
 
