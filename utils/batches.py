@@ -23,9 +23,13 @@ def bucket_length(length: int, buckets: Sequence[int] = BUCKETS) -> int:
 class CaptionBatches(keras.utils.PyDataset):
     """Teacher-forced batches `((features, tokens), targets)` for `model.fit` and `model.evaluate`.
 
-    A batch holds captions of one bucket. `tokens` starts with START and `targets` is the same
-    caption one place further, ending with END; both are `(batch, bucket)` int32, padded with PAD
-    on the right. `features` is `(batch, …)` as stored, one row per caption.
+    A batch holds `n` photographs with `k` captions each, in one bucket. `tokens` starts with START
+    and `targets` is the same caption one place further, ending with END; both are `(n, k, bucket)`
+    int32, padded with PAD on the right. `features` is `(n, …)` as stored, one row per photograph.
+
+    One by one (`k` is 1), captions waste the least padding. By photograph, all captions of a
+    photograph come together, so that it is computed once for all of them; where it has fewer than
+    others, captions of nothing but PAD fill up.
 
     Every caption comes exactly once an epoch. The order depends on `seed` and the epoch only, so a
     training that was killed goes on with the batches that it would have seen.
@@ -37,8 +41,9 @@ class CaptionBatches(keras.utils.PyDataset):
         batch_size: captions a batch; the last batch of a bucket can be smaller.
         seed: of the shuffling; None keeps a fixed order, for evaluation.
         epoch: the first epoch to come, counted from 0.
-        mirrored: features of the mirror images, same shape as `features`. Each caption then comes
-            with its photograph or with the mirror image, by a throw of the seed for each epoch.
+        mirrored: features of the mirror images, same shape as `features`. Each photograph then
+            comes as it is or as its mirror image, by a throw of the seed for each epoch.
+        by_photo: whether the captions of a photograph come together.
     """
 
     def __init__(
@@ -50,6 +55,7 @@ class CaptionBatches(keras.utils.PyDataset):
         seed: int | None = None,
         epoch: int = 0,
         mirrored: np.ndarray | None = None,
+        by_photo: bool = False,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -65,34 +71,41 @@ class CaptionBatches(keras.utils.PyDataset):
             )
         self.features = features
         self.mirrored = mirrored
-        self.rows = np.asarray(rows)
         self.captions = captions
-        self.batch_size = batch_size
         self.seed = seed
         self.epoch = epoch
-        self._bucket_of = np.array([bucket_length(len(caption) - 1) for caption in captions])
+        members: dict[int, list[int]] = {}
+        for caption, row in enumerate(rows):
+            members.setdefault(int(row) if by_photo else caption, []).append(caption)
+        self._groups = list(members.values())  # captions that come together
+        self._rows = np.array([rows[group[0]] for group in self._groups])
+        self._together = max(map(len, self._groups))
+        self._groups_a_batch = max(1, batch_size // self._together)
+        self._bucket_of = np.array(
+            [bucket_length(max(len(captions[one]) for one in group) - 1) for group in self._groups]
+        )
         self._batches = self._arrange()
 
     def __len__(self) -> int:
         return len(self._batches)
 
     def __getitem__(self, index: int):
-        members = self._batches[index]
-        length = self._bucket_of[members[0]]
-        tokens = np.full((len(members), length), PAD, "int32")
-        targets = np.full((len(members), length), PAD, "int32")
-        for place, member in enumerate(members):
-            caption = self.captions[member]
-            tokens[place, : len(caption) - 1] = caption[:-1]
-            targets[place, : len(caption) - 1] = caption[1:]
-        return (self._features_of(members, index), tokens), targets
+        groups = self._batches[index]
+        shape = (len(groups), self._together, self._bucket_of[groups[0]])
+        tokens, targets = np.full(shape, PAD, "int32"), np.full(shape, PAD, "int32")
+        for photo, group in enumerate(groups):
+            for place, member in enumerate(self._groups[group]):
+                caption = self.captions[member]
+                tokens[photo, place, : len(caption) - 1] = caption[:-1]
+                targets[photo, place, : len(caption) - 1] = caption[1:]
+        return (self._features_of(groups, index), tokens), targets
 
-    def _features_of(self, members: np.ndarray, index: int) -> np.ndarray:
-        rows = self.rows[members]
+    def _features_of(self, groups: np.ndarray, index: int) -> np.ndarray:
+        rows = self._rows[groups]
         features = np.array(self.features[rows])
         if self.mirrored is not None:
             random = np.random.default_rng([self.seed, self.epoch, index])
-            swapped = random.random(len(members)) < 0.5
+            swapped = random.random(len(rows)) < 0.5
             features[swapped] = self.mirrored[rows[swapped]]
         return features
 
@@ -105,10 +118,12 @@ class CaptionBatches(keras.utils.PyDataset):
         random = None if self.seed is None else np.random.default_rng([self.seed, self.epoch])
         batches = []
         for bucket in np.unique(self._bucket_of):
-            members = np.flatnonzero(self._bucket_of == bucket)
+            groups = np.flatnonzero(self._bucket_of == bucket)
             if random is not None:
-                random.shuffle(members)
-            batches += np.split(members, range(self.batch_size, len(members), self.batch_size))
+                random.shuffle(groups)
+            batches += np.split(
+                groups, range(self._groups_a_batch, len(groups), self._groups_a_batch)
+            )
         if random is not None:
             random.shuffle(batches)
         # Keras on TensorFlow reads from the first two batches which axes vary, and refuses others.

@@ -24,8 +24,9 @@ CAPTION_COLUMNS = ["photo", "split", "number", "caption", "tokens", "published_t
 # Where the table keeps the tokens of each cleaning.
 TOKEN_COLUMNS = {"full": "tokens", "published": "published_tokens"}
 
-# A word with its inner apostrophes and hyphens ("t-shirt", "don't"), or a number.
-_WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
+# A word with its inner apostrophes and hyphens ("t-shirt", "don't"), or a number; and the "'s" that
+# Flickr8k sets apart, which the metrics read as a word too.
+_WORD = re.compile(r"(?<!\S)'s\b|[^\W_]+(?:['’-][^\W_]+)*")
 _DROP_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 

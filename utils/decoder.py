@@ -1,8 +1,14 @@
-"""Decoders: the merge model, as one training model and the models that search steps through.
+"""Decoders: three ways to let an LSTM say what a CNN saw, behind one interface.
 
-A decoder is a functional Keras model `(features, tokens) -> logits`. It is trained on whole
-captions at once, with the true caption as input (teacher forcing). `search_models` takes the same
-layers and joins them anew, so that a caption can be made word by word; no weight exists twice.
+- `merge`: the LSTM reads words only, and the image joins behind it (the published recipe).
+- `inject`: the image starts the LSTM, as if it were the first word.
+- `attention`: before each word the decoder looks anew at the places of the photograph.
+
+A decoder is a functional Keras model `(features, tokens) -> logits`, trained on whole captions at
+once with the true caption as input (teacher forcing). A photograph comes with all its captions of a
+batch, `(n, captions, length)`, and what is computed of it serves them all. `search_models` takes
+the same layers and joins them anew, so that a caption can be made word by word; no weight exists
+twice.
 
 No Keras mask is used: captions are padded on the right and an LSTM only looks back, so padding
 can't reach a real token, and the loss leaves it out.
@@ -13,8 +19,10 @@ from dataclasses import dataclass
 
 import keras
 import numpy as np
+from keras import layers
 
 from utils.errors import SettingsError
+from utils.layers import CaptionLSTM, PlaceAttention, WordEmbedding
 
 
 @dataclass(frozen=True)
@@ -22,10 +30,11 @@ class SearchModels:
     """What search needs of a decoder.
 
     Attributes:
-        start: `features (n, …) -> {name: (n, …)}`, run once per photograph: what the step model is
-            fed beside the token.
-        step: `{"token": (n, 1) int32, **states} -> {"logits": (n, vocabulary), **states}`. A state
-            that comes back replaces the old one; one that doesn't come back stays as it is.
+        start: `features (n, …) -> {name: …}`, run once per photograph. What the step model gives
+            back is a state, `(n, 1, …)` here; the rest stays as it is, `(n, …)`.
+        step: `{"token": (n, beam, 1) int32, **everything of start} -> {"logits": (n, beam,
+            vocabulary), **states (n, beam, …)}`; with attention also `"attention": (n, beam,
+            places)`, where the decoder looked for this word.
     """
 
     start: keras.Model
@@ -40,6 +49,7 @@ def build_merge(
     image_dropout: float = 0.5,
     text_dropout: float = 0.5,
     output_dropout: float = 0.0,
+    tied: bool = False,
 ) -> keras.Model:
     """Builds the merge decoder: the image joins after the LSTM, which reads words only.
 
@@ -48,61 +58,171 @@ def build_merge(
     `standardise`), since encoders differ in scale by a factor of a million.
 
     Args:
+        vocabulary_size: number of tokens.
         feature_shape: `(d,)`, the shape of one photograph's pooled features.
+        embedding_units: length of a word's vector.
+        units: of the LSTM, and of everything that is added to its output.
+        image_dropout, text_dropout, output_dropout: share of the features, of the word vectors, and
+            of the last hidden layer that is dropped in training.
+        tied: whether the logits are made with the weights of the embedding.
 
     Returns:
-        A model `[features (n, d), tokens (n, length)] -> logits (n, length, vocabulary) float32`.
+        A model `[features (n, d), tokens (n, captions, length)] -> logits (n, captions, length,
+        vocabulary) float32`.
 
     Raises:
         SettingsError: the features are not pooled.
     """
-    if len(feature_shape) != 1:
-        raise SettingsError(
-            f"The merge decoder was given features of shape {tuple(feature_shape)}; it expects "
-            "pooled features (d,). Extract them with kind='pooled'."
-        )
-    layers = keras.layers
-    features = keras.Input(tuple(feature_shape), name="features")
-    tokens = keras.Input((None,), dtype="int32", name="tokens")
-
+    features, tokens = _inputs(feature_shape, "merge", places=False)
     image = layers.Normalization(name="standardise")(features)
     image = layers.Dropout(image_dropout, name="image_dropout")(image)
     image = layers.Dense(units, activation="relu", name="image")(image)
-    image = layers.Reshape((1, units), name="image_for_every_word")(image)
+    image = layers.Reshape((1, 1, units), name="image_for_every_word")(image)
 
-    words = layers.Embedding(vocabulary_size, embedding_units, name="embedding")(tokens)
-    words = layers.Dropout(text_dropout, name="text_dropout")(words)
-    lstm = layers.LSTM(units, return_sequences=True, return_state=True, name="lstm")
-    text, _, _ = lstm(words)
-
+    embedding = WordEmbedding(vocabulary_size, embedding_units, tied, name="embedding")
+    words = layers.Dropout(text_dropout, name="text_dropout")(embedding(tokens))
+    text, _, _ = CaptionLSTM(units, name="lstm")(words)
     merged = layers.Add(name="merge")([image, text])
-    merged = layers.Dense(units, activation="relu", name="hidden")(merged)
-    merged = layers.Dropout(output_dropout, name="output_dropout")(merged)
-    logits = layers.Dense(vocabulary_size, dtype="float32", name="logits")(merged)
-    return keras.Model([features, tokens], logits, name="merge")
+    hidden = _hidden(merged, embedding_units if tied else units, output_dropout)
+    return keras.Model([features, tokens], _logits(hidden, embedding), name="merge")
 
 
 def merge_search_models(model: keras.Model) -> SearchModels:
     """Joins a merge decoder's layers for search; the image is projected once per photograph."""
     layer = model.get_layer
     features = keras.Input(model.input_shape[0][1:], name="features")
-    image = layer("image")(layer("standardise")(features))
-    zeros = keras.ops.zeros_like(image)
+    image = layer("image_for_every_word")(layer("image")(layer("standardise")(features)))
+    zeros = layers.Reshape((1, -1))(keras.ops.zeros_like(image))
     start = keras.Model(features, {"image": image, "lstm_hidden": zeros, "lstm_cell": zeros})
 
-    units = layer("lstm").units
-    token = keras.Input((1,), dtype="int32", name="token")
-    image = keras.Input((units,), name="image")
-    hidden = keras.Input((units,), name="lstm_hidden")
-    cell = keras.Input((units,), name="lstm_cell")
-    text, new_hidden, new_cell = layer("lstm")(
-        layer("embedding")(token), initial_state=[hidden, cell]
-    )
-    merged = layer("merge")([layer("image_for_every_word")(image), text])
-    logits = layer("logits")(layer("hidden")(merged))
+    token, hidden, cell = _step_inputs(layer("lstm").units)
+    image = keras.Input(image.shape[1:], name="image")
+    text, new_hidden, new_cell = layer("lstm")(layer("embedding")(token), hidden, cell)
+    logits = _logits_again(model, layer("hidden")(layer("merge")([image, text])))
     step = keras.Model(
         {"token": token, "image": image, "lstm_hidden": hidden, "lstm_cell": cell},
-        {"logits": keras.ops.squeeze(logits, 1), "lstm_hidden": new_hidden, "lstm_cell": new_cell},
+        {"logits": logits, "lstm_hidden": new_hidden, "lstm_cell": new_cell},
+    )
+    return SearchModels(start, step)
+
+
+def build_inject(
+    vocabulary_size: int,
+    feature_shape: Sequence[int],
+    embedding_units: int = 256,
+    units: int = 256,
+    image_dropout: float = 0.5,
+    text_dropout: float = 0.5,
+    output_dropout: float = 0.0,
+    tied: bool = False,
+) -> keras.Model:
+    """Builds the inject decoder: the LSTM reads the image first, as if it were a word.
+
+    After Vinyals et al. (2015), "Show and Tell". Arguments, result and error as `build_merge`.
+    """
+    features, tokens = _inputs(feature_shape, "inject", places=False)
+    image = layers.Normalization(name="standardise")(features)
+    image = layers.Dropout(image_dropout, name="image_dropout")(image)
+    image = layers.Dense(embedding_units, name="image")(image)
+    image = layers.Reshape((1, 1, embedding_units), name="image_as_a_word")(image)
+
+    lstm = CaptionLSTM(units, name="lstm")
+    _, hidden, cell = lstm(image)
+    embedding = WordEmbedding(vocabulary_size, embedding_units, tied, name="embedding")
+    words = layers.Dropout(text_dropout, name="text_dropout")(embedding(tokens))
+    text, _, _ = lstm(words, hidden, cell)
+    hidden = _hidden(text, embedding_units if tied else units, output_dropout)
+    return keras.Model([features, tokens], _logits(hidden, embedding), name="inject")
+
+
+def inject_search_models(model: keras.Model) -> SearchModels:
+    """Joins an inject decoder's layers for search; the LSTM reads the image once."""
+    layer = model.get_layer
+    features = keras.Input(model.input_shape[0][1:], name="features")
+    image = layer("image_as_a_word")(layer("image")(layer("standardise")(features)))
+    _, hidden, cell = layer("lstm")(image)
+    start = keras.Model(features, {"lstm_hidden": hidden, "lstm_cell": cell})
+
+    token, hidden, cell = _step_inputs(layer("lstm").units)
+    text, new_hidden, new_cell = layer("lstm")(layer("embedding")(token), hidden, cell)
+    logits = _logits_again(model, layer("hidden")(text))
+    step = keras.Model(
+        {"token": token, "lstm_hidden": hidden, "lstm_cell": cell},
+        {"logits": logits, "lstm_hidden": new_hidden, "lstm_cell": new_cell},
+    )
+    return SearchModels(start, step)
+
+
+def build_attention(
+    vocabulary_size: int,
+    feature_shape: Sequence[int],
+    embedding_units: int = 256,
+    units: int = 256,
+    image_dropout: float = 0.5,
+    text_dropout: float = 0.5,
+    output_dropout: float = 0.0,
+    tied: bool = False,
+    heads: int = 8,
+) -> keras.Model:
+    """Builds the attention decoder: before each word it looks at the places of the photograph.
+
+    The LSTM reads each word together with a glance at the whole photograph; its state asks the
+    places, and what was seen there joins it for the next word. After Lu et al. (2017), "Knowing
+    when to look", with several heads. Arguments as `build_merge`, and `heads` of the attention.
+
+    Args:
+        feature_shape: `(g, g, d)`, the shape of one photograph's spatial features.
+
+    Raises:
+        SettingsError: the features are not spatial.
+    """
+    features, tokens = _inputs(feature_shape, "attention", places=True)
+    image = layers.Normalization(name="standardise")(features)
+    image = layers.Dropout(image_dropout, name="image_dropout")(image)
+    values = layers.Dense(units, activation="relu", name="places")(image)
+    values = layers.Reshape((-1, units), name="list_of_places")(values)
+    keys = layers.Dense(units, name="keys")(values)
+    glance = layers.GlobalAveragePooling2D(name="mean_of_places")(image)
+    glance = layers.Dense(embedding_units, name="glance")(glance)
+    glance = layers.Reshape((1, 1, embedding_units), name="glance_for_every_word")(glance)
+
+    embedding = WordEmbedding(vocabulary_size, embedding_units, tied, name="embedding")
+    words = layers.Add(name="word_and_glance")([embedding(tokens), glance])
+    words = layers.Dropout(text_dropout, name="text_dropout")(words)
+    text, _, _ = CaptionLSTM(units, name="lstm")(words)
+    seen, _ = PlaceAttention(units, heads, name="attention")(text, keys, values)
+    merged = layers.Concatenate(name="text_and_seen")([text, seen])
+    hidden = _hidden(merged, embedding_units if tied else units, output_dropout)
+    return keras.Model([features, tokens], _logits(hidden, embedding), name="attention")
+
+
+def attention_search_models(model: keras.Model) -> SearchModels:
+    """Joins an attention decoder's layers for search; places are projected once per photograph."""
+    layer = model.get_layer
+    features = keras.Input(model.input_shape[0][1:], name="features")
+    image = layer("standardise")(features)
+    values = layer("list_of_places")(layer("places")(image))
+    keys = layer("keys")(values)
+    glance = layer("glance_for_every_word")(layer("glance")(layer("mean_of_places")(image)))
+    units = layer("lstm").units
+    zeros = layers.Reshape((1, units))(keras.ops.zeros_like(keys[:, 0]))
+    image = {"places": values, "keys": keys, "glance": glance}
+    start = keras.Model(features, {**image, "lstm_hidden": zeros, "lstm_cell": zeros})
+
+    token, hidden, cell = _step_inputs(units)
+    image = {name: keras.Input(value.shape[1:], name=name) for name, value in image.items()}
+    word = layer("word_and_glance")([layer("embedding")(token), image["glance"]])
+    text, new_hidden, new_cell = layer("lstm")(word, hidden, cell)
+    seen, where = layer("attention")(text, image["keys"], image["places"])
+    logits = _logits_again(model, layer("hidden")(layer("text_and_seen")([text, seen])))
+    step = keras.Model(
+        {"token": token, **image, "lstm_hidden": hidden, "lstm_cell": cell},
+        {
+            "logits": logits,
+            "attention": keras.ops.squeeze(where, 2),
+            "lstm_hidden": new_hidden,
+            "lstm_cell": new_cell,
+        },
     )
     return SearchModels(start, step)
 
@@ -116,7 +236,11 @@ class DecoderKind:
     features: str
 
 
-DECODERS = {"merge": DecoderKind(build_merge, merge_search_models, "pooled")}
+DECODERS = {
+    "merge": DecoderKind(build_merge, merge_search_models, "pooled"),
+    "inject": DecoderKind(build_inject, inject_search_models, "pooled"),
+    "attention": DecoderKind(build_attention, attention_search_models, "spatial"),
+}
 
 
 def decoder_kind(name: str) -> DecoderKind:
@@ -136,4 +260,54 @@ def standardise(model: keras.Model, features: np.ndarray) -> None:
 
     Give the training split's features only: the others are not known before the model is used.
     """
-    model.get_layer("standardise").adapt(np.asarray(features))
+    layer = model.get_layer("standardise")
+    total = squares = 0.0
+    count = 0
+    for start in range(0, len(features), 256):  # spatial features don't fit into memory as floats
+        rows = np.asarray(features[start : start + 256], "float64").reshape(-1, features.shape[-1])
+        total, squares, count = total + rows.sum(0), squares + (rows**2).sum(0), count + len(rows)
+    mean = total / count
+    variance = np.maximum(squares / count - mean**2, 0)
+    layer.set_weights([mean, variance, np.array(count)])
+    layer.finalize_state()
+
+
+def _inputs(feature_shape: Sequence[int], decoder: str, places: bool):
+    if (len(feature_shape) == 3) != places or len(feature_shape) not in (1, 3):
+        wanted, kind = (
+            ("spatial features (g, g, d)", "spatial")
+            if places
+            else ("pooled features (d,)", "pooled")
+        )
+        raise SettingsError(
+            f"The {decoder} decoder was given features of shape {tuple(feature_shape)}; it expects "
+            f"{wanted}. Extract them with kind={kind!r}."
+        )
+    features = keras.Input(tuple(feature_shape), name="features")
+    return features, keras.Input((None, None), dtype="int32", name="tokens")
+
+
+def _hidden(merged, units: int, dropout: float):
+    hidden = layers.Dense(units, activation="relu", name="hidden")(merged)
+    return layers.Dropout(dropout, name="output_dropout")(hidden)
+
+
+def _logits(hidden, embedding: WordEmbedding):
+    if embedding.tied:
+        return embedding(hidden, reverse=True)
+    return layers.Dense(embedding.vocabulary_size, dtype="float32", name="logits")(hidden)
+
+
+def _logits_again(model: keras.Model, hidden):
+    """Logits of one word for each hypothesis, `(n, beam, vocabulary)`, by the model's own layer."""
+    embedding = model.get_layer("embedding")
+    logits = (
+        embedding(hidden, reverse=True) if embedding.tied else model.get_layer("logits")(hidden)
+    )
+    return keras.ops.squeeze(logits, 2)
+
+
+def _step_inputs(units: int):
+    token = keras.Input((None, 1), dtype="int32", name="token")
+    hidden = keras.Input((None, units), name="lstm_hidden")
+    return token, hidden, keras.Input((None, units), name="lstm_cell")

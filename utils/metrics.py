@@ -131,11 +131,11 @@ class Cider:
                 f"There are {len(candidates)} captions for {len(self._references)} photographs; "
                 "expected one each."
             )
-        pairs = zip(candidates, self._references, strict=True)
-        return 100 * np.array([self.score(tokens, references) for tokens, references in pairs])
+        return 100 * np.array([self.score(tokens, row) for row, tokens in enumerate(candidates)])
 
-    def score(self, tokens: Tokens, references: list) -> float:
-        """Score of one candidate against reference vectors, 0 to 10."""
+    def score(self, tokens: Tokens, row: int) -> float:
+        """Score of one candidate against the references in the place `row`, 0 to 10."""
+        references = self._references[row]
         weights, norms, length = self._vector(_all_ngrams(tokens))
         total = 0.0
         for other_weights, other_norms, other_length in references:

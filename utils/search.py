@@ -1,7 +1,7 @@
-"""Search: the best caption a decoder can find, greedily or with a beam, for many photographs."""
+"""Search: the best captions that decoders find, greedily or with a beam, for many photographs."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import keras
 import numpy as np
@@ -9,7 +9,7 @@ from keras import ops
 from tqdm import tqdm
 
 from utils.captions import END, PAD, START, UNKNOWN
-from utils.decoder import SearchModels, search_models
+from utils.decoder import search_models
 
 MAX_TOKENS = 30  # longer captions are one in a thousand on Flickr8k
 _NEVER = -1e9  # log-probability of what must not be chosen; finite, so that sums stay finite
@@ -24,64 +24,81 @@ class Hypothesis:
         log_probability: natural logarithm of the caption's probability, END included if finished.
         score: the log-probability divided by (tokens + 1) ** length_penalty; search maximises it.
         finished: whether it came to an END.
+        attention: where an attention decoder looked for each token and for the END, `(tokens + 1,
+            places)` in [0, 1], places row by row; None if the decoder doesn't tell.
     """
 
     numbers: tuple[int, ...]
     log_probability: float
     score: float
     finished: bool
+    attention: np.ndarray | None = field(default=None, repr=False, compare=False)
 
 
 class BeamStep(keras.Model):
     """One step of beam search for a batch of photographs, compiled as a whole.
 
-    It asks the decoder for the next word of every beam, and keeps the best `beam` extensions of
-    each photograph. `n` photographs with `beam` beams are `n * beam` rows of the decoder's states.
+    It asks every decoder for the next word of every beam, takes the mean of their log-probabilities
+    and keeps the best `beam` extensions of each photograph.
     """
 
-    def __init__(self, step: keras.Model, beam: int, **kwargs):
+    def __init__(self, steps: Sequence[keras.Model], beam: int, **kwargs):
         super().__init__(**kwargs)
-        self.step = step
+        self.steps = list(steps)
         self.beam = beam
 
     def call(self, inputs):
         """Extends every hypothesis by a word.
 
         Args:
-            inputs: {"token": (n * beam, 1), "total": (n, beam) log-probability so far,
-                **states of the decoder (n * beam, …)}.
+            inputs: {"token": (n, beam, 1), "total": (n, beam) log-probability so far, and what each
+                decoder's step needs, with the decoder's place before its name ("0.lstm_hidden")}.
 
         Returns:
-            The same names after the step, and "parent": (n, beam), the beam each one grew from.
+            The new tokens, totals and states under the same names; "parent": (n, beam), the beam
+            each one grew from; and "attention" `(n, beam, places)` if a single decoder tells it.
         """
-        states = {name: value for name, value in inputs.items() if name != "total"}
-        outputs = dict(self.step(states))
-        logits = outputs.pop("logits")
-        vocabulary_size = logits.shape[-1]
+        states, log_probabilities = {}, 0.0
+        for place, step in enumerate(self.steps):
+            prefix = f"{place}."
+            own = {
+                name.removeprefix(prefix): value
+                for name, value in inputs.items()
+                if name.startswith(prefix)
+            }
+            outputs = dict(step({"token": inputs["token"], **own}))
+            log_probabilities += ops.log_softmax(outputs.pop("logits"), axis=-1) / len(self.steps)
+            attention = outputs.pop("attention", None)
+            states |= {prefix + name: value for name, value in outputs.items()}
+        if attention is not None and len(self.steps) == 1:
+            states["attention"] = attention
+
+        vocabulary_size = log_probabilities.shape[-1]
         forbidden = np.zeros(vocabulary_size, "float32")
         forbidden[[PAD, START, UNKNOWN]] = _NEVER
         # Forbidden after the softmax: a caption's score stays the decoder's own probability of it.
-        log_probabilities = ops.log_softmax(logits, axis=-1) + forbidden
-
-        totals = ops.reshape(inputs["total"], (-1, self.beam, 1)) + ops.reshape(
-            log_probabilities, (-1, self.beam, vocabulary_size)
-        )
+        totals = ops.expand_dims(inputs["total"], -1) + log_probabilities + forbidden
         totals = ops.reshape(totals, (-1, self.beam * vocabulary_size))
         total, choice = ops.top_k(totals, self.beam)  # (n, beam), best first
         parent = choice // vocabulary_size
-        token = choice % vocabulary_size
+        token = ops.expand_dims(choice % vocabulary_size, -1)
+        grown = {name: self._of_parents(value, parent) for name, value in states.items()}
+        return {"token": token, "total": total, "parent": parent, **grown}
 
+    def _of_parents(self, values, parent):
+        """The rows of `values` `(n, beam, …)` that the new beams grew from."""
         first_row = ops.expand_dims(ops.arange(ops.shape(parent)[0]) * self.beam, 1)
         rows = ops.reshape(ops.cast(first_row, parent.dtype) + parent, (-1,))
-        grown = {name: ops.take(value, rows, axis=0) for name, value in outputs.items()}
-        return {"token": ops.reshape(token, (-1, 1)), "total": total, "parent": parent, **grown}
+        flat = ops.reshape(values, (-1, *values.shape[2:]))
+        return ops.reshape(ops.take(flat, rows, axis=0), (-1, self.beam, *values.shape[2:]))
 
 
 class Searcher:
-    """Finds captions with one decoder; keeps its compiled step, so make it once and use it often.
+    """Finds captions; keeps its compiled step, so make it once and use it often.
 
     Args:
-        model: a decoder from `utils.decoder`.
+        model: a decoder from `utils.decoder`, or several with the same vocabulary, which then
+            decide together: a word's score is the mean of their log-probabilities.
         beam: hypotheses kept per photograph; 1 is greedy search.
         length_penalty: exponent of the length that a log-probability is divided by. 0 prefers short
             captions, 1 compares the mean per token.
@@ -91,7 +108,7 @@ class Searcher:
 
     def __init__(
         self,
-        model: keras.Model,
+        model: keras.Model | Sequence[keras.Model],
         beam: int = 3,
         length_penalty: float = 1.0,
         max_tokens: int = MAX_TOKENS,
@@ -101,55 +118,85 @@ class Searcher:
             raise ValueError(
                 f"beam is {beam} and max_tokens {max_tokens}; expected 1 or more of both."
             )
-        models: SearchModels = search_models(model)
+        decoders = [model] if isinstance(model, keras.Model) else list(model)
+        sizes = [decoder.output_shape[-1] for decoder in decoders]
+        if len(set(sizes)) != 1:
+            raise ValueError(
+                f"The decoders know {sizes} tokens; expected one or more with the same vocabulary."
+            )
+        models = [search_models(decoder) for decoder in decoders]
         self.beam = beam
         self.length_penalty = length_penalty
         self.max_tokens = max_tokens
         self.batch_size = batch_size
-        self._start = models.start
-        self._step = BeamStep(models.step, beam)
+        self._starts = [pair.start for pair in models]
+        self._states = [set(pair.step.output) - {"logits", "attention"} for pair in models]
+        self._step = BeamStep([pair.step for pair in models], beam)
 
-    def search(self, features: np.ndarray, progress: bool = False) -> list[list[Hypothesis]]:
+    def search(
+        self, features: np.ndarray | Sequence[np.ndarray], progress: bool = False
+    ) -> list[list[Hypothesis]]:
         """Returns up to `beam` different hypotheses for each photograph, best first.
 
         Args:
-            features: `(n, …)`, one row per photograph as the decoder was trained on.
+            features: `(n, …)`, one row per photograph as the decoder was trained on; for several
+                decoders a list of such arrays, in their order.
             progress: whether to draw a progress bar.
         """
+        arrays = [features] if len(self._starts) == 1 else features
+        if len(arrays) != len(self._starts) or len({len(array) for array in arrays}) != 1:
+            raise ValueError(
+                f"There are {len(self._starts)} decoders and features of "
+                f"{[len(array) for array in arrays]} photographs; expected one array for each "
+                "decoder, all of the same photographs."
+            )
         found = []
-        starts = range(0, len(features), self.batch_size)
+        starts = range(0, len(arrays[0]), self.batch_size)
         for start in tqdm(starts, desc="captions", unit="batch", disable=not progress):
-            batch = np.asarray(features[start : start + self.batch_size])
-            missing = self.batch_size - len(batch) if start else 0  # a second shape would compile
-            padded = np.concatenate([batch, np.repeat(batch[-1:], missing, axis=0)])
-            found += self._search_batch(padded)[: len(batch)]
+            batches = [np.asarray(array[start : start + self.batch_size]) for array in arrays]
+            count = len(batches[0])
+            missing = self.batch_size - count if start else 0  # a second shape would compile
+            padded = [np.concatenate([rows, np.repeat(rows[-1:], missing, 0)]) for rows in batches]
+            found += self._search_batch(padded)[:count]
         return found
 
-    def best(self, features: np.ndarray, progress: bool = False) -> list[Hypothesis]:
+    def best(
+        self, features: np.ndarray | Sequence[np.ndarray], progress: bool = False
+    ) -> list[Hypothesis]:
         """Returns the best hypothesis for each row of `features`."""
         return [hypotheses[0] for hypotheses in self.search(features, progress)]
 
-    def _search_batch(self, features: np.ndarray) -> list[list[Hypothesis]]:
-        count, beam = len(features), self.beam
-        states = self._start.predict_on_batch(features)
-        states = {name: np.repeat(value, beam, axis=0) for name, value in states.items()}
+    def _search_batch(self, features: list[np.ndarray]) -> list[list[Hypothesis]]:
+        count, beam = len(features[0]), self.beam
+        inputs = {}
+        for place, (start, states) in enumerate(zip(self._starts, self._states, strict=True)):
+            for name, value in start.predict_on_batch(features[place]).items():
+                value = np.repeat(value, beam, axis=1) if name in states else value
+                inputs[f"{place}.{name}"] = ops.convert_to_tensor(value)
         total = np.full((count, beam), _NEVER, "float32")
         total[:, 0] = 0.0  # all beams start equal: only the first may grow at the first step
-        token = np.full((count * beam, 1), START, "int32")
+        token = np.full((count, beam, 1), START, "int32")
         prefixes = np.zeros((count, beam, 0), "int32")
+        looks = None  # where each hypothesis looked so far, (count, beam, tokens, places)
         finished: list[list[Hypothesis]] = [[] for _ in range(count)]
         photos = np.arange(count)[:, None]
 
         for length in range(self.max_tokens + 1):  # one step more, for the END of the longest
-            outputs = self._step.predict_on_batch({"token": token, "total": total, **states})
+            outputs = self._step.predict_on_batch({"token": token, "total": total, **inputs})
             token, new_total = outputs.pop("token"), np.array(outputs.pop("total"))
-            grown_from = prefixes[photos, outputs.pop("parent")]
-            states |= outputs
-            words = token.reshape(count, beam)
+            parent = outputs.pop("parent")
+            grown_from = prefixes[photos, parent]
+            if "attention" in outputs:
+                look = outputs.pop("attention")[:, :, None]
+                earlier = look[:, :, :0] if looks is None else looks[photos, parent]
+                looks = np.concatenate([earlier, look], axis=2)
+            inputs |= outputs
+            words = token[:, :, 0]
             ends = (words == END) & (new_total > _NEVER / 2)
             for photo, place in np.argwhere(ends):
+                look = None if looks is None else looks[photo, place]
                 finished[photo].append(
-                    self._hypothesis(grown_from[photo, place], new_total[photo, place], True)
+                    self._hypothesis(grown_from[photo, place], new_total[photo, place], True, look)
                 )
             if length == self.max_tokens:
                 break  # what is still growing stays without the word that is one too many
@@ -158,12 +205,27 @@ class Searcher:
             if not any(map(self._can_improve, finished, total)):
                 break
         return [
-            self._ranked(finished[photo], prefixes[photo], total[photo]) for photo in range(count)
+            self._ranked(
+                finished[photo],
+                [
+                    self._hypothesis(
+                        prefixes[photo, place],
+                        total[photo, place],
+                        False,
+                        None if looks is None else looks[photo, place],
+                    )
+                    for place in range(beam)
+                    if total[photo, place] > _NEVER / 2
+                ],
+            )
+            for photo in range(count)
         ]
 
-    def _hypothesis(self, numbers: np.ndarray, total: float, finished: bool) -> Hypothesis:
+    def _hypothesis(
+        self, numbers: np.ndarray, total: float, finished: bool, attention: np.ndarray | None
+    ) -> Hypothesis:
         score = float(total) / (len(numbers) + 1) ** self.length_penalty
-        return Hypothesis(tuple(numbers.tolist()), float(total), score, finished)
+        return Hypothesis(tuple(numbers.tolist()), float(total), score, finished, attention)
 
     def _can_improve(self, finished: list[Hypothesis], total: np.ndarray) -> bool:
         """Whether a hypothesis still growing can come to be among the best `beam` finished ones."""
@@ -175,17 +237,10 @@ class Searcher:
         worst = sorted((hypothesis.score for hypothesis in finished), reverse=True)[self.beam - 1]
         return best / (self.max_tokens + 1) ** self.length_penalty > worst
 
-    def _ranked(self, finished, prefixes, total) -> list[Hypothesis]:
-        ranked = sorted(finished, key=lambda hypothesis: -hypothesis.score)[: self.beam]
-        if ranked:
-            return ranked
-        # No hypothesis came to an END: the growing ones are better than no caption.
-        growing = [
-            self._hypothesis(prefixes[place], total[place], False)
-            for place in range(self.beam)
-            if total[place] > _NEVER / 2
-        ]
-        return sorted(growing, key=lambda hypothesis: -hypothesis.score)
+    def _ranked(self, finished, growing) -> list[Hypothesis]:
+        # If no hypothesis came to an END, the growing ones are better than no caption.
+        ranked = sorted(finished or growing, key=lambda hypothesis: -hypothesis.score)
+        return ranked[: self.beam]
 
 
 def captions_of(hypotheses: Sequence[Hypothesis], vocabulary) -> list[str]:

@@ -1,12 +1,10 @@
 """Training: recipes, the loss over real tokens, and `model.fit` that can be killed at any moment.
 
 A training lies in a folder of its own, named after everything that it depends on, so another
-recipe, vocabulary or number of epochs never mixes with it. After every epoch the weights are
-written first, then `history.csv`: its last row is the truth about how far the training came.
+recipe, vocabulary or number of epochs never mixes with it. `utils.journal` keeps every epoch there.
 """
 
 import hashlib
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -15,15 +13,13 @@ import keras
 import numpy as np
 import pandas as pd
 from keras import ops
-from tqdm import tqdm
 
 from utils.batches import CaptionBatches
 from utils.captions import PAD, TOKEN_COLUMNS, Vocabulary
 from utils.decoder import decoder_kind, standardise
 from utils.features import Features
-from utils.files import atomic_path, content_hash, write_json
-from utils.metrics import Cider, tokenize
-from utils.search import Searcher, captions_of
+from utils.files import content_hash, write_json
+from utils.journal import Journal, best_epoch_of, read_history, read_seconds, weights_file
 
 HISTORY_COLUMNS = ["epoch", "loss", "dev_loss", "dev_cider", "learning_rate"]
 
@@ -44,6 +40,7 @@ class Recipe:
         clip_norm: largest norm of one weight's gradient, None for any.
         label_smoothing: share of the target that is spread evenly over the vocabulary.
         mirrored: whether half of the photographs are seen as in a mirror.
+        by_photo: whether the captions of a photograph come together (`CaptionBatches`).
     """
 
     name: str
@@ -57,6 +54,7 @@ class Recipe:
     clip_norm: float | None = None
     label_smoothing: float = 0.0
     mirrored: bool = False
+    by_photo: bool = False
 
 
 PUBLISHED = Recipe("published", cleaning="published", min_count=1)
@@ -145,9 +143,9 @@ def caption_set(
 class CaptionLoss(keras.losses.Loss):
     """Mean cross-entropy over the real target tokens of a batch, in nats; padding counts nothing.
 
-    Targets are `(batch, length)` int with PAD behind the END, predictions are logits
-    `(batch, length, vocabulary)`. With `label_smoothing` a share of the target is spread evenly
-    over the vocabulary (Szegedy et al. 2016).
+    Targets are `(n, captions, length)` int with PAD behind the END, predictions are logits
+    `(n, captions, length, vocabulary)`. With `label_smoothing` a share of the target is spread
+    evenly over the vocabulary (Szegedy et al. 2016).
     """
 
     def __init__(self, label_smoothing: float = 0.0, name: str = "caption_loss", **kwargs):
@@ -165,7 +163,7 @@ class CaptionLoss(keras.losses.Loss):
 
 
 def token_losses(targets, logits, label_smoothing: float = 0.0):
-    """Cross-entropy at every place, `(batch, length)` float32, padding included."""
+    """Cross-entropy at every place of the captions, float32, padding included."""
     log_probabilities = ops.log_softmax(ops.cast(logits, "float32"), axis=-1)
     places = ops.expand_dims(ops.cast(targets, "int32"), -1)  # Keras hands a loss floats
     chosen = ops.take_along_axis(log_probabilities, places, axis=-1)
@@ -241,7 +239,7 @@ def train(
         keras.utils.set_random_seed(seed)
         return kind.build(len(vocabulary), training.features.shape[1:], **recipe.decoder_options)
 
-    history = read_history(folder)
+    history = read_history(folder, HISTORY_COLUMNS)
     if len(history) < epochs:
         model = new_decoder()
         standardise(model, training.features)
@@ -251,16 +249,29 @@ def train(
             seed=seed,
             epoch=len(history),
             mirrored=training.mirrored,
+            by_photo=recipe.by_photo,
         )
         _compile(model, recipe, epochs * len(batches))
         if len(history):
-            model.load_weights(_weights_file(folder, len(history)))
-        journal = _Journal(folder, history, dev, vocabulary, len(batches), seed)
+            model.load_weights(weights_file(folder, len(history)))
+        journal = Journal(
+            folder,
+            history,
+            lambda logs: {
+                "loss": float(logs["token_loss"]),
+                "dev_loss": float(logs["val_token_loss"]),
+            },
+            dev.features,
+            dev.references,
+            vocabulary,
+            len(batches),
+            seed,
+        )
         model.fit(
             batches,
             epochs=epochs,
             initial_epoch=len(history),
-            validation_data=dev.batches(vocabulary, batch_size=256),
+            validation_data=dev.batches(vocabulary, batch_size=256, by_photo=recipe.by_photo),
             callbacks=[journal],
             shuffle=False,  # the batches shuffle themselves, the same way after a resume
             verbose=0,
@@ -268,7 +279,7 @@ def train(
         history = journal.history
     best_epoch = best_epoch_of(history)
     model = new_decoder()
-    model.load_weights(_weights_file(folder, best_epoch))
+    model.load_weights(weights_file(folder, best_epoch))
     return Training(model, history, best_epoch, folder)
 
 
@@ -311,26 +322,6 @@ def training_identity(
     }
 
 
-def best_epoch_of(history: pd.DataFrame) -> int:
-    """Returns the first epoch with the highest dev CIDEr."""
-    return int(history["epoch"][history["dev_cider"].idxmax()])
-
-
-def read_history(folder: Path) -> pd.DataFrame:
-    """Reads a training's history; empty if it has not finished an epoch."""
-    file = folder / "history.csv"
-    if not file.exists():
-        return pd.DataFrame(columns=HISTORY_COLUMNS)
-    # Python's float reads every digit, so that what is written again is what was read.
-    return pd.read_csv(file, converters=dict.fromkeys(HISTORY_COLUMNS[1:], float))
-
-
-def read_seconds(folder: Path) -> pd.DataFrame:
-    """Reads how long each epoch took; not in the history, which is the same for the same seed."""
-    file = folder / "seconds.csv"
-    return pd.read_csv(file) if file.exists() else pd.DataFrame(columns=["epoch", "seconds"])
-
-
 def _compile(model: keras.Model, recipe: Recipe, steps: int) -> None:
     rate = recipe.learning_rate
     schedule = keras.optimizers.schedules.CosineDecay(rate, steps) if recipe.cosine else rate
@@ -350,81 +341,3 @@ def _fingerprint(captions: CaptionSet) -> str:
                 digest.update(np.ascontiguousarray(features[start : start + 256]))
             hashes.append(digest.hexdigest())
     return content_hash(hashes)
-
-
-def _write_rows(file: Path, table: pd.DataFrame, row: dict) -> pd.DataFrame:
-    """Writes `table` with one more row and returns it."""
-    rows = [table] if len(table) else []  # pandas warns about joining an empty table
-    table = pd.concat([*rows, pd.DataFrame([row])], ignore_index=True)
-    with atomic_path(file) as part:
-        table.to_csv(part, index=False)
-    return table
-
-
-def _weights_file(folder: Path, epoch: int) -> Path:
-    return folder / f"epoch-{epoch:03}.weights.h5"
-
-
-class _Journal(keras.callbacks.Callback):
-    """Writes every epoch to disk, scores dev, and draws the progress bar."""
-
-    def __init__(self, folder, history, dev, vocabulary, steps, seed):
-        super().__init__()
-        self.folder = folder
-        self.history = history
-        self.dev = dev
-        self.vocabulary = vocabulary
-        self.steps = steps
-        self.seed = seed
-        self.cider = Cider([[tokenize(text) for text in group] for group in dev.references])
-
-    def on_train_begin(self, logs=None):
-        self.searcher = Searcher(self.model, beam=1)
-        epochs = self.params["epochs"]
-        self.bar = tqdm(
-            total=epochs * self.steps,
-            initial=len(self.history) * self.steps,
-            desc=self.folder.name.rsplit("-", 1)[0],
-            unit="batch",
-            mininterval=1,
-        )
-
-    def on_train_end(self, logs=None):
-        self.bar.close()
-
-    def on_epoch_begin(self, epoch, logs=None):
-        self.begun = time.monotonic()
-        # Dropout would go on from its first seed after a resume; so every epoch has its own seeds.
-        for place, layer in enumerate(self.model.layers):
-            generator = getattr(layer, "seed_generator", None)
-            if generator is not None:
-                generator.state.assign([self.seed + place, epoch << 16])
-
-    def on_train_batch_end(self, batch, logs=None):
-        self.bar.update()
-
-    def on_epoch_end(self, epoch, logs=None):
-        captions = captions_of(self.searcher.best(self.dev.features), self.vocabulary)
-        row = {
-            "epoch": epoch + 1,
-            "loss": float(logs["token_loss"]),
-            "dev_loss": float(logs["val_token_loss"]),
-            "dev_cider": float(self.cider.scores([tokenize(text) for text in captions]).mean()),
-            "learning_rate": float(ops.convert_to_numpy(self.model.optimizer.learning_rate)),
-        }
-        seconds = {"epoch": row["epoch"], "seconds": round(time.monotonic() - self.begun, 2)}
-        with atomic_path(_weights_file(self.folder, row["epoch"])) as part:
-            self.model.save_weights(part)
-        _write_rows(self.folder / "seconds.csv", read_seconds(self.folder), seconds)
-        self.history = _write_rows(self.folder / "history.csv", self.history, row)
-        self._remove_weights_except({row["epoch"], best_epoch_of(self.history)})
-        self.bar.set_postfix_str(
-            f"epoch {row['epoch']}: loss {row['loss']:.2f}, "
-            f"dev {row['dev_loss']:.2f}, CIDEr {row['dev_cider']:.1f}"
-        )
-
-    def _remove_weights_except(self, epochs: set[int]) -> None:
-        keep = {_weights_file(self.folder, epoch) for epoch in epochs}
-        for file in self.folder.glob("epoch-*.weights.h5"):
-            if file not in keep:
-                file.unlink()
