@@ -61,6 +61,32 @@ class Features:
             )
         return np.array([self._row_of[photo] for photo in photos], np.int64)
 
+    def of(self, photos: Sequence[str], kind: str | None = None) -> np.ndarray:
+        """Reads the features of `photos` into memory, as the kind that is asked for.
+
+        Args:
+            photos: file names.
+            kind: "pooled", `(n, width)` float32, which spatial features are averaged for;
+                "spatial", `(n, grid, grid, width)` float16; None takes them as they are.
+
+        Raises:
+            StaleArtefactError: a photograph has no row, or spatial features are asked of pooled
+                ones.
+        """
+        rows = self.rows(photos)
+        if kind in (None, self.manifest["kind"]):
+            return self.array[rows]
+        if kind != "pooled":
+            raise StaleArtefactError(
+                f"The features are {self.manifest['kind']}, and {kind} ones are asked for. Run "
+                f"{MADE_BY} again with this version of the project."
+            )
+        pooled = np.empty((len(rows), self.array.shape[-1]), np.float32)
+        for start in range(0, len(rows), 256):  # all places as floats would fill the memory
+            places = self.array[rows[start : start + 256]]
+            pooled[start : start + 256] = places.mean(axis=(1, 2), dtype=np.float32)
+        return pooled
+
     @cached_property
     def _row_of(self) -> dict[str, int]:
         return {photo: row for row, photo in enumerate(self.photos)}

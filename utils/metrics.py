@@ -26,14 +26,24 @@ MAX_ORDER = 4  # n-grams of one to four tokens, in BLEU and in CIDEr
 
 _TREEBANK = TreebankWordTokenizer()
 _DROPPED = frozenset(["''", "'", "``", "`", '"', *"(){}[]<>", *".?!,:;", "-", "--", "..."])
-_SENTENCE_END = re.compile(r"(?<=[^\s.])\.(?=\s)")
+_PLAIN = str.maketrans(
+    {**dict.fromkeys("‘’", "'"), **dict.fromkeys("“”«»", '"'), **dict.fromkeys("–—", " -- ")}
+    | {"…": " ... "}
+)
+_SENTENCE_END = re.compile(r"""(?<=[^\s.])\.(?=["')\]}]*\s)""")
+# An apostrophe before a word opens a quotation, unless the word is what is left of a shortened one.
+_OPENING_QUOTE = re.compile(
+    r"""(?<![^\s"(\[{])'(?=[^\W\d_])(?!(?:s|m|d|t|n|ll|re|ve|em|til|tis|twas|cause)\b)""", re.I
+)
 
 Tokens = list[str]
 
 
 def tokenize(caption: str) -> Tokens:
     """Splits a caption into the tokens that are scored, as in the protocol above."""
-    # NLTK splits a full stop from its word at the end only; captions can hold two sentences.
+    # NLTK knows straight quotes only, leaves an opening single one on its word, and splits off a
+    # full stop at the end of the text only, where captions can hold two sentences.
+    caption = _OPENING_QUOTE.sub("", caption.translate(_PLAIN))
     caption = _SENTENCE_END.sub(" .", caption.strip())
     return [token for token in map(str.lower, _TREEBANK.tokenize(caption)) if token not in _DROPPED]
 

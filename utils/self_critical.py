@@ -12,7 +12,7 @@ caption weighs as much as it was better than the others. So plain Keras does it,
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import keras
 import numpy as np
@@ -22,7 +22,7 @@ from utils.batches import bucket_length
 from utils.captions import END, PAD, START, UNKNOWN, Vocabulary
 from utils.decoder import decoder_kind, search_models
 from utils.files import content_hash, write_json
-from utils.journal import Journal, best_epoch_of, read_history, weights_file
+from utils.journal import Journal, best_epoch_of, read_history, read_seconds, weights_file
 from utils.metrics import Cider, tokenize
 from utils.training import CaptionSet, Recipe, Training, token_losses
 
@@ -47,6 +47,16 @@ class SelfCritical:
     batch_size: int = 64
     learning_rate: float = 5e-5
     max_tokens: int = 20
+
+
+ON_FLICKR8K = SelfCritical()
+# The sample has a twelfth of the photographs: smaller batches, so that it makes enough steps.
+ON_SAMPLE = SelfCritical(batch_size=32)
+
+
+def our_stage(dataset: str) -> SelfCritical:
+    """Returns the second stage in the size that fits the data set, "sample" or "flickr8k"."""
+    return ON_SAMPLE if dataset == "sample" else ON_FLICKR8K
 
 
 class CaptionReward:
@@ -164,6 +174,7 @@ def refine(
     vocabulary: Vocabulary,
     training: CaptionSet,
     dev: CaptionSet,
+    epochs: int | None = None,
     seed: int = 42,
 ) -> Training:
     """Trains a trained decoder further on its own captions, or goes on where it was killed.
@@ -176,6 +187,7 @@ def refine(
         stage: how to train.
         decoder: a key of `utils.decoder.DECODERS`.
         vocabulary, training, dev: as for the first stage.
+        epochs: cuts the stage's epochs short.
         seed: of drawing and of the order of the photographs.
 
     Returns:
@@ -183,6 +195,7 @@ def refine(
         better, it is what comes back.
     """
     kind = decoder_kind(decoder)
+    stage = replace(stage, epochs=min(epochs or stage.epochs, stage.epochs))
     identity = {"first": first.folder.name, "best_epoch": first.best_epoch, "stage": asdict(stage)}
     identity["seed"] = seed
     folder = first.folder / f"self_critical-{content_hash(identity)[:8]}"
@@ -222,6 +235,20 @@ def refine(
         return Training(first.model, history, 0, folder)
     model.load_weights(weights_file(folder, best_epoch))
     return Training(model, history, best_epoch, folder)
+
+
+def summarise_stage(training: Training, first: Training) -> dict:
+    """Counts and best values of a second stage, as `training.json` and the report show them."""
+    history = training.history
+    return {
+        "epochs": len(history),
+        "first_reward": float(history["reward"].iloc[0]),
+        "final_reward": float(history["reward"].iloc[-1]),
+        "best_dev_cider": float(max(history["dev_cider"].max(), first.history["dev_cider"].max())),
+        "final_dev_cider": float(history["dev_cider"].iloc[-1]),
+        "best_epoch": training.best_epoch,
+        "seconds_per_epoch": float(read_seconds(training.folder)["seconds"].median()),
+    }
 
 
 def _fit(model, journal, stage: SelfCritical, vocabulary, training: CaptionSet, seed: int) -> None:

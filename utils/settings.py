@@ -115,6 +115,10 @@ class Settings:
         return self.run_folder / "model_published.keras"
 
     @property
+    def first_stage_model_file(self) -> Path:
+        return self.run_folder / "model_first_stage.keras"
+
+    @property
     def training_file(self) -> Path:
         return self.run_folder / "training.json"
 
