@@ -59,27 +59,39 @@ def bleu(candidates: Sequence[Tokens], references: Sequence[Sequence[Tokens]]) -
     Clipped n-gram counts are summed over the corpus before they are divided; a candidate is
     compared with the reference length closest to its own, the shorter one when two are as close.
     """
-    matches, totals = np.zeros(MAX_ORDER), np.zeros(MAX_ORDER)
-    candidate_length = reference_length = 0
-    for candidate, own_references in zip(candidates, references, strict=True):
-        candidate_length += len(candidate)
-        reference_length += min(
-            map(len, own_references), key=lambda length: (abs(length - len(candidate)), length)
-        )
+    return bleu_of_counts(bleu_counts(candidates, references).sum(axis=0)).tolist()
+
+
+def bleu_counts(candidates: Sequence[Tokens], references: Sequence[Sequence[Tokens]]) -> np.ndarray:
+    """What BLEU counts of each candidate, `(n, 9)` int64.
+
+    The columns: n-grams of each order that stand in a reference too, n-grams of each order, and the
+    length of the closest reference. Rows are summed for the BLEU of any corpus that they make up.
+    """
+    counts = np.zeros((len(candidates), 2 * MAX_ORDER + 1), int)
+    for row, candidate, own_references in zip(counts, candidates, references, strict=True):
         for order in range(1, MAX_ORDER + 1):
-            counts = ngrams(candidate, order)
+            own = ngrams(candidate, order)
             allowed = Counter()
             for reference in own_references:
                 allowed |= ngrams(reference, order)
-            matches[order - 1] += sum((counts & allowed).values())
-            totals[order - 1] += sum(counts.values())
-    if not matches[0]:
-        return [0.0] * MAX_ORDER
-    brevity = min(0.0, 1 - reference_length / candidate_length)
-    with np.errstate(divide="ignore"):
-        precisions = np.log(matches) - np.log(np.maximum(totals, 1))
-    means = np.cumsum(precisions) / np.arange(1, MAX_ORDER + 1)
-    return (100 * np.exp(brevity + means)).tolist()
+            row[order - 1] = (own & allowed).total()
+            row[MAX_ORDER + order - 1] = own.total()
+        row[-1] = min(
+            map(len, own_references), key=lambda length: (abs(length - len(candidate)), length)
+        )
+    return counts
+
+
+def bleu_of_counts(counts: np.ndarray) -> np.ndarray:
+    """BLEU-1 to BLEU-4, x100, `(…, 4)`, of sums of rows of `bleu_counts`, `(…, 9)`."""
+    matches = counts[..., :MAX_ORDER]
+    totals = np.maximum(counts[..., MAX_ORDER : 2 * MAX_ORDER], 1)
+    brevity = np.minimum(0.0, 1 - counts[..., -1:] / totals[..., :1])  # a word is a 1-gram
+    with np.errstate(divide="ignore"):  # no match gives a logarithm of minus infinity, and BLEU 0
+        precisions = np.log(matches) - np.log(totals)
+    means = np.cumsum(precisions, axis=-1) / np.arange(1, MAX_ORDER + 1)
+    return 100 * np.exp(brevity + means)
 
 
 def rouge_l(candidates: Sequence[Tokens], references: Sequence[Sequence[Tokens]]) -> float:
