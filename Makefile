@@ -17,10 +17,11 @@ export PYTHONPATH := $(CURDIR)
 # Of TensorFlow's own messages only warnings and errors.
 export TF_CPP_MIN_LOG_LEVEL := 1
 
-.PHONY: help install run report lab test notebooks publish clean distclean
+.PHONY: help install run report lab model test notebooks publish clean distclean
 
 help:
 	@echo "make run        run the notebooks in order, build the report, show the scores"
+	@echo "make model      keep the captioner of a run in models/, with a model card"
 	@echo "make lab        open the notebooks in JupyterLab"
 	@echo "make report     build the report of a run again"
 	@echo "make test       check style, run the tests and a small run of every notebook"
@@ -64,6 +65,9 @@ run: $(INSTALLED)
 
 report: $(INSTALLED)
 	@$(BIN) report/build.py
+
+model: $(INSTALLED)
+	@$(BIN) -m utils.model_card
 
 lab: $(INSTALLED)
 	@$(BIN) -m jupyterlab notebooks

@@ -1,9 +1,12 @@
 """A captioner: encoder, decoder, vocabulary and search settings, loaded from a folder and used."""
 
+import tempfile
+import zipfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import h5py
 import keras
 import numpy as np
 
@@ -16,8 +19,11 @@ from utils.photographs import load_pixels
 from utils.search import MAX_TOKENS, Hypothesis, Searcher, captions_of
 from utils.settings import Settings
 
-BUNDLE_FORMAT = 1
+BUNDLE_FORMAT = 2
 BUNDLE_FILE, MODEL_FILE, VOCABULARY_FILE = "captioner.json", "model.keras", "vocabulary.json"
+# How well features of the probe must agree (Pearson) for other weights to be taken as the same:
+# rounding to 8 bits leaves 0.99, another training of the same network next to nothing.
+_SAME_WEIGHTS = 0.95
 
 
 @dataclass(frozen=True)
@@ -84,10 +90,15 @@ class Captioner:
             self._searchers[beam] = Searcher(self.decoder, batch_size=32, **options)
         return self._searchers[beam]
 
-    def save(self, folder: Path) -> None:
-        """Writes the bundle: model, vocabulary, and a description that holds them together."""
+    def save(self, folder: Path, half: bool = False) -> None:
+        """Writes the bundle: model, vocabulary, and a description that holds them together.
+
+        Args:
+            folder: where the three files go.
+            half: whether the decoder's matrices are kept in half precision.
+        """
         folder = Path(folder)
-        save_decoder(self.decoder, folder / MODEL_FILE)
+        save_decoder(self.decoder, folder / MODEL_FILE, half)
         self.vocabulary.save(folder / VOCABULARY_FILE)
         describe_bundle(folder, self.encoder, self.decoder.name, self.search)
 
@@ -97,8 +108,9 @@ class Captioner:
 
         Args:
             folder: a run folder, or any other folder with the bundle's three files.
-            weights: of the encoder: "imagenet" or a weights file. Default: untrained ones if the
-                decoder was trained with those, else the setting WEIGHTS.
+            weights: of the encoder: "imagenet" or a weights file, which are then taken as they are.
+                Default: untrained ones if the decoder was trained with those, else the setting
+                WEIGHTS, which must give the features that the decoder was trained with.
 
         Raises:
             MissingStageError: a file of the bundle is missing.
@@ -122,7 +134,7 @@ class Captioner:
                     f"({expected[:12]}…). Run notebooks 04 and 05 again, or restore the file."
                 )
         encoder = load_encoder(description["encoder"], *_weights(description, weights))
-        if encoder.weights_hash != description["weights_hash"] and not weights:
+        if not weights and not _same_weights(encoder, description):
             raise StaleArtefactError(
                 f"The decoder in {folder} was trained on features of {encoder.name} with "
                 f"{description['weights']} (SHA-256 {description['weights_hash'][:12]}…); found "
@@ -145,6 +157,7 @@ def describe_bundle(folder: Path, encoder: Encoder, decoder: str, search: Search
         "encoder": encoder.name,
         "weights": encoder.weights,
         "weights_hash": encoder.weights_hash,
+        "probe": [round(float(feature), 5) for feature in encoder.probe()],
         "decoder": decoder,
         "search": asdict(search),
         "model_hash": file_hash(folder / MODEL_FILE),
@@ -154,10 +167,54 @@ def describe_bundle(folder: Path, encoder: Encoder, decoder: str, search: Search
     return folder / BUNDLE_FILE
 
 
-def save_decoder(decoder: keras.Model, file: Path) -> None:
-    """Writes a decoder as one `.keras` file, atomically."""
+def save_decoder(decoder: keras.Model, file: Path, half: bool = False) -> None:
+    """Writes a decoder as one `.keras` file, atomically; `half` keeps matrices in float16."""
     with atomic_path(file) as part:
         decoder.save(part)
+        if half:
+            _halve(part)
+
+
+def _halve(file: Path) -> None:
+    """Rewrites a `.keras` file with its matrices in float16; Keras loads it as any other.
+
+    Vectors stay as they are: they are few, and the variance of a feature can be very small.
+    """
+    with tempfile.TemporaryDirectory(dir=file.parent) as name:
+        folder = Path(name)
+        with zipfile.ZipFile(file) as archive:
+            archive.extract("model.weights.h5", folder)
+            others = {one: archive.read(one) for one in archive.namelist() if "h5" not in one}
+        with (
+            h5py.File(folder / "model.weights.h5") as source,
+            h5py.File(folder / "half.h5", "w") as target,
+        ):
+
+            def copy(name, item):
+                if isinstance(item, h5py.Dataset):
+                    numbers = item[()]
+                    half = numbers.ndim > 1 and numbers.dtype == np.float32
+                    copied = target.create_dataset(
+                        name, data=numbers.astype(np.float16) if half else numbers
+                    )
+                else:
+                    copied = target.require_group(name)
+                copied.attrs.update(item.attrs)
+
+            source.visititems(copy)
+            target.attrs.update(source.attrs)
+        others["model.weights.h5"] = (folder / "half.h5").read_bytes()
+        with zipfile.ZipFile(file, "w") as archive:
+            for one, content in others.items():  # a bare ZipInfo has no time: same bytes each time
+                archive.writestr(zipfile.ZipInfo(one), content, zipfile.ZIP_DEFLATED)
+
+
+def _same_weights(encoder: Encoder, description: dict) -> bool:
+    """Whether the encoder gives the features that the decoder was trained with."""
+    if encoder.weights_hash == description["weights_hash"]:
+        return True
+    # The same weights come in several shapes: rounded, or with the batch normalisation folded in.
+    return np.corrcoef(encoder.probe(), description["probe"])[0, 1] > _SAME_WEIGHTS
 
 
 def _weights(description: dict, weights: str | None) -> tuple:

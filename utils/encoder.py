@@ -91,6 +91,13 @@ class Encoder:
         """
         return self._predict(self._spatial, pixels, batch_size)
 
+    def probe(self) -> np.ndarray:
+        """Features of a picture that is the same everywhere, `(width,)`, to tell weights apart."""
+        y, x = np.mgrid[0 : 1 : self.image_size * 1j, 0 : 1 : self.image_size * 1j]
+        picture = np.stack([x, y, np.sin(40 * x) * np.sin(25 * y) ** 2], axis=-1)
+        picture[np.hypot(x - 0.4, y - 0.6) < 0.25] = (0.9, 0.2, 0.1)
+        return self.encode((255 * np.abs(picture))[None])[0]
+
     def _predict(self, model: keras.Model, pixels: np.ndarray, batch_size: int) -> np.ndarray:
         self._check(pixels)
         features = np.empty((len(pixels), *model.output_shape[1:]), np.float32)

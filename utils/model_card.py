@@ -1,0 +1,102 @@
+"""A trained captioner for the repository: `make model` after a run, with the settings of the run.
+
+The run's bundle is copied into `models/<run>/`, matrices in half precision, with a model card. The
+card's dev scores are measured with exactly these files, its test scores are those of the run.
+"""
+
+import sys
+from pathlib import Path
+from string import Template
+
+from utils.captioner import BUNDLE_FILE, MODEL_FILE, Captioner
+from utils.dataset import load_dataset
+from utils.errors import CaptionProjectError, SettingsError
+from utils.files import file_hash, read_json, require, write_json, write_text
+from utils.metrics import PROTOCOL, score_captions
+from utils.settings import PROJECT, Settings, short_path
+
+MODELS = PROJECT / "models"
+CARD_FILE = "card.json"
+_LARGEST = 20_000_000  # bytes; what everybody downloads who clones the repository
+_SHOWN = ("BLEU-1", "BLEU-4", "ROUGE-L", "CIDEr")
+
+
+def ship(settings: Settings, folder: Path | None = None) -> Path:
+    """Writes bundle and card of a finished run, and returns their folder.
+
+    Args:
+        settings: of the run.
+        folder: where to; default is `models/<run>`.
+
+    Raises:
+        MissingStageError: the run has not come to its end.
+        SettingsError: the bundle is too large for the repository.
+    """
+    folder = folder or MODELS / settings.run_name
+    metrics = read_json(require(settings.metrics_file, "notebook 05_evaluate_captions"))
+    Captioner.load(settings.run_folder).save(folder, half=True)
+    size = sum(file.stat().st_size for file in folder.iterdir())
+    if size > _LARGEST:
+        raise SettingsError(
+            f"The bundle in {short_path(folder)} has {size / 1e6:.1f} MB; expected at most "
+            f"{_LARGEST / 1e6:.0f} MB. Ship a smaller decoder."
+        )
+    scores = score_split(Captioner.load(folder), settings, "dev")
+    card = {"run": settings.run_name, "dev": scores, "protocol": PROTOCOL}
+    write_json(folder / CARD_FILE, card)
+    write_text(folder / "README.md", card_text(folder, card, metrics, settings))
+    return folder
+
+
+def score_split(captioner: Captioner, settings: Settings, split: str) -> dict[str, float]:
+    """Captions every photograph of a split from its file, and scores the captions."""
+    dataset = load_dataset(settings)
+    photos = [dataset.photo_path(photo) for photo in dataset.splits[split]]
+    captions = []
+    for start in range(0, len(photos), 64):
+        captions += captioner.captions(photos[start : start + 64])
+    return score_captions(captions, dataset.references(dataset.splits[split]))
+
+
+def card_text(folder: Path, card: dict, metrics: dict, settings: Settings) -> str:
+    """Fills the template of a model card: what made it, what it scores, what it can't do."""
+    search = read_json(folder / BUNDLE_FILE)["search"]
+    chosen = [row for row in metrics["scores"] if row["recipe"] == "ours"][-1]
+    rows = [["", *_SHOWN], ["---", *["---:"] * len(_SHOWN)]]
+    for name, scores in (("dev, with these files", card["dev"]), ("test, in the run", chosen)):
+        rows.append([name, *(f"{scores[score]:.1f}" for score in _SHOWN)])
+    counts = metrics["counts"]
+    names = ("dataset", "encoder", "decoder", "epochs", "seed")
+    chosen_settings = " ".join(f"{name.upper()}={getattr(settings, name)}" for name in names)
+    return Template((MODELS / "TEMPLATE.md").read_text(encoding="utf-8")).substitute(
+        run=card["run"],
+        folder=short_path(folder),
+        encoder=metrics["encoder"]["name"],
+        image_size=metrics["encoder"]["image_size"],
+        decoder=metrics["decoder"],
+        parameters=f"{metrics['recipes']['ours']['parameters']:,}",
+        vocabulary=f"{counts['vocabulary']:,}",
+        beam=search["beam"],
+        length_penalty=search["length_penalty"],
+        **{split: f"{count:,}" for split, count in counts["photographs"].items()},
+        command=f"make run model {chosen_settings}",
+        model_hash=file_hash(folder / MODEL_FILE),
+        size=f"{(folder / MODEL_FILE).stat().st_size / 1e6:.1f}",
+        scores="\n".join(f"| {' | '.join(row)} |" for row in rows),
+        protocol=card["protocol"],
+    )
+
+
+def main() -> int:
+    """Ships the run that the environment's settings name."""
+    try:
+        folder = ship(Settings.from_environment())
+    except CaptionProjectError as error:
+        print(f"\n{error}", file=sys.stderr)
+        return 1
+    print(f"Captioner: {short_path(folder)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
