@@ -33,9 +33,13 @@ NEEDED = {
     "history.csv": "notebook 04",
     "figures/vocabulary_threshold.svg": "notebook 02",
     "figures/architecture.svg": "notebook 04",
+    "figures/architecture_ours.svg": "notebook 04",
     "figures/training_curves.svg": "notebook 04",
+    "figures/self_critical.svg": "notebook 04",
     "figures/search_on_dev.svg": "notebook 05",
     "figures/caption_statistics.svg": "notebook 05",
+    "comparison.json": "notebook 06",
+    "figures/compared_scores.svg": "notebook 06",
     "recipes.json": "report/build.py without --from",
     "examples/examples.json": "report/build.py without --from",
 }
@@ -172,7 +176,7 @@ def make_examples(settings: Settings, describe: Describe | None = None) -> None:
             small.save(part, quality=88)
         examples.append({"file": name, "source": source, "licence": licence, "caption": caption})
     write_json(folder / "examples.json", examples)
-    both = (PUBLISHED_RECIPE, our_recipe(settings.dataset))
+    both = (PUBLISHED_RECIPE, our_recipe(settings.dataset, settings.decoder))
     recipes = {recipe.name: asdict(recipe) for recipe in both}
     write_json(settings.run_folder / "recipes.json", recipes)
 
