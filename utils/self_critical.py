@@ -207,6 +207,7 @@ def refine(
         | {"image_dropout": 0.0, "text_dropout": 0.0, "output_dropout": 0.0},
     )
     model.set_weights(first.model.get_weights())
+    model.get_layer("standardise").finalize_state()  # which setting weights alone doesn't do
     history = read_history(folder, HISTORY_COLUMNS)
     steps = -(-len(training.photos) // stage.batch_size)
     if len(history) < stage.epochs:
