@@ -59,6 +59,8 @@ def results_text() -> str:
         images = metrics["scores"][0]["images"]
         control = metrics["control"]
         rows = [[row["name"], *_cells(row)] for row in metrics["scores"]]
+        compared = read_json(folder / "comparison.json")["rows"]
+        rows += [[f"compared: {row['name']}", *_cells(row["test"])] for row in compared]
         if metrics["dataset"] == "flickr8k":
             literature = read_json(LITERATURE)["results"]
             rows += [[f"*{row['system']}, {row['encoder']}*", *_cells(row)] for row in literature]
@@ -83,9 +85,14 @@ def times_text() -> str:
         [name, *(_duration(times[name]) if name in times else "" for times in timings)]
         for name in notebooks
     ]
-    for recipe in ("published", "ours"):
-        seconds = [run["recipes"][recipe]["seconds_per_epoch"] for run in runs]
-        rows.append([f"one epoch, {recipe} recipe", *map(_duration, seconds)])
+    stages = {
+        "published": "one epoch, published recipe",
+        "ours": "one epoch, our recipe",
+        "self_critical": "one epoch, self-critical stage",
+    }
+    for stage, text in stages.items():
+        seconds = [run["recipes"][stage]["seconds_per_epoch"] for run in runs]
+        rows.append([text, *map(_duration, seconds)])
     return "\n" + _table(["on two CPU cores", *(run["run"] for run in runs)], rows) + "\n"
 
 

@@ -7,9 +7,10 @@
 - Reading a data set: `download`, `dataset`
 - From captions and photographs to arrays: `captions`, `photographs`, `encoder`, `feature_files`,
   `features`, `batches`
-- The model, and captions from it: `decoder`, `search`
-- Teaching it and judging it: `metrics`, `agreement`, `training`, `evaluation`
-- Showing and using it: `architecture`, `charts`, `pictures`, `figures`, `captioner`
+- The model, and captions from it: `layers`, `decoder`, `search`
+- Teaching it and judging it: `metrics`, `agreement`, `journal`, `training`, `self_critical`,
+  `evaluation`
+- Showing and using it: `architecture`, `charts`, `pictures`, `figures`, `captioner`, `model_card`
 - Running the notebooks: `colab`, `run_notebooks`, `summary`
 
 A module imports only from modules before it; a test reads this list.
