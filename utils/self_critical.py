@@ -42,10 +42,10 @@ class SelfCritical:
         max_tokens: where a drawn caption is cut off.
     """
 
-    epochs: int = 6
+    epochs: int = 5
     samples: int = 5
     batch_size: int = 64
-    learning_rate: float = 5e-5
+    learning_rate: float = 4e-5
     max_tokens: int = 20
 
 
