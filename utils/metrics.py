@@ -4,6 +4,12 @@ The protocol: captions as they are, against all references as their authors wrot
 into Penn Treebank tokens and lower-cased; quotes, brackets and sentence punctuation dropped,
 articles and digits kept. BLEU is computed over the whole corpus with the closest reference length
 and without smoothing. Scores are times 100 (CIDEr times 1000 of its cosine), as papers print them.
+
+The official program, `pycocoevalcap`, splits captions in Java. Measured on the 1,000 test
+photographs of Flickr8k, its tokens are ours, and BLEU, ROUGE-L and CIDEr of four sets of captions
+differ by less than 0.0001 points. Of all 40,460 captions 23 differ, mostly because that program
+keeps brackets, as "-lrb-", and the full stop of "D.C."; 4 of them are captions of the 1,000 dev
+photographs, where the first human captions get 0.005 points of CIDEr more from us.
 """
 
 import math
@@ -26,9 +32,8 @@ MAX_ORDER = 4  # n-grams of one to four tokens, in BLEU and in CIDEr
 
 _TREEBANK = TreebankWordTokenizer()
 _DROPPED = frozenset(["''", "'", "``", "`", '"', *"(){}[]<>", *".?!,:;", "-", "--", "..."])
-_PLAIN = str.maketrans(
-    {**dict.fromkeys("‘’", "'"), **dict.fromkeys("“”«»", '"'), **dict.fromkeys("–—", " -- ")}
-    | {"…": " ... "}
+_PLAIN = str.maketrans("‘’“”«»", "''" + 4 * '"') | str.maketrans(
+    {"–": " -- ", "—": " -- ", "…": " ... "}
 )
 _SENTENCE_END = re.compile(r"""(?<=[^\s.])\.(?=["')\]}]*\s)""")
 # An apostrophe before a word opens a quotation, unless the word is what is left of a shortened one.
