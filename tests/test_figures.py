@@ -131,6 +131,38 @@ def test_the_maps_that_vary_most_are_shown_in_the_proportions_of_the_photograph(
     assert box.width / box.height == pytest.approx(2, rel=0.02)
 
 
+def attention_at(*places: int) -> np.ndarray:
+    """Looks of 9 places that go to one place each, and by a quarter to the sentinel."""
+    return 0.75 * np.eye(9, dtype="float32")[list(places)]
+
+
+def test_every_word_has_a_picture_with_its_looks_and_the_share_of_the_sentinel():
+    figure = figures.attention_by_word(
+        picture(60, 40), ["a", "dog", "<end>"], attention_at(0, 5, 8), columns=2
+    )
+    shown = [ax for ax in figure.axes if ax.images]
+    assert [ax.get_title(loc="left") for ax in shown] == ["photograph", "a", "dog", "<end>"]
+    assert texts(figure) == ["sentinel 25%"] * 3
+    assert [len(ax.images) for ax in shown] == [1, 2, 2, 2]
+
+
+def test_the_heat_lies_where_the_decoder_looked():
+    figure = figures.attention_by_word(picture(60, 40), ["dog"], attention_at(5))
+    _, word = (ax for ax in figure.axes if ax.images)
+    grey, heat = word.images
+    assert heat.get_array().argmax() == 5  # the right one of the middle row
+    assert heat.get_array().shape == (3, 3)
+    assert heat.get_extent() == grey.get_extent()  # stretched over the whole photograph
+    assert heat.get_clim()[0] == 0
+
+
+def test_looks_that_belong_to_no_word_or_to_no_square_are_refused():
+    with pytest.raises(ValueError, match=r"1 words and attention of shape \(2, 9\)"):
+        figures.attention_by_word(picture(), ["dog"], attention_at(5, 6))
+    with pytest.raises(ValueError, match="square grid"):
+        figures.attention_by_word(picture(), ["dog"], attention_at(5)[:, :8])
+
+
 # Charts
 
 
@@ -197,6 +229,56 @@ def test_the_best_search_is_ringed_and_greedy_search_has_no_length_penalty(ax):
     figures.search_on_dev(ax, rows)
     assert rings(ax) == [(1, 42)]
     assert list(line(ax, "greedy").get_ydata()) == [40, 40]
+
+
+def test_the_second_stage_is_drawn_beside_the_line_of_the_first():
+    history = pd.DataFrame(
+        {"epoch": [1, 2, 3], "reward": [30.0, 33.0, 35.0], "dev_cider": [50.0, 54.0, 52.0]}
+    )
+    left, right = figures.self_critical_curves(plt.subplots(1, 2)[1], history, 51.0)
+    assert list(left.lines[0].get_ydata()) == [30, 33, 35]
+    assert rings(left) == []
+    assert rings(right) == [(2, 54)]
+    assert list(line(right, "first stage").get_ydata()) == [51, 51]
+
+
+def test_beams_are_drawn_where_they_lie_and_their_time_in_milliseconds():
+    table = pd.DataFrame(
+        {
+            "beam": [1, 2, 10],
+            "CIDEr": [50.0, 53.0, 52.0],
+            "BLEU-4": [20.0, 21.0, 22.0],
+            "seconds": [0.002, 0.003, 0.012],
+        }
+    )
+    cider, bleu, time = figures.beam_sizes(plt.subplots(1, 3)[1], table)
+    assert list(cider.lines[0].get_xdata()) == [1, 2, 10]
+    assert (rings(cider), rings(bleu), rings(time)) == ([(2, 53)], [(10, 22)], [])
+    assert list(time.lines[0].get_ydata()) == pytest.approx([2, 3, 12])
+
+
+def test_systems_stand_in_order_with_whiskers_and_those_of_several_decoders_look_different(ax):
+    rows = [
+        {
+            "name": name,
+            "decoders": decoders,
+            "test": {"CIDEr": 50.0 + place},
+            "intervals": {"CIDEr": [48.0, 53.0]},
+        }
+        for place, (name, decoders) in enumerate(
+            [("one", ["merge"]), ("both", ["merge", "inject"])]
+        )
+    ]
+    figures.compared_scores(ax, rows, "CIDEr")
+
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["one", "both"]
+    assert ax.yaxis_inverted()
+    assert texts(ax.figure) == ["50.0", "51.0"]
+    dots = [bars.lines[0] for bars in ax.containers]
+    assert [tuple(dot.get_xydata()[0]) for dot in dots] == [(50, 0), (51, 1)]
+    assert dots[0].get_marker() != dots[1].get_marker()
+    whiskers = [bars.lines[2][0].get_segments()[0][:, 0].tolist() for bars in ax.containers]
+    assert whiskers == [[48, 53], [48, 53]]
 
 
 def test_words_and_lengths_of_model_and_people_are_shares_of_their_own_captions():

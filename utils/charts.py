@@ -17,6 +17,8 @@ BLUE, RED, GREEN, ORANGE = "#0072b2", "#d55e00", "#009e73", "#e69f00"
 BARS = {"color": "#a6cbe3", "edgecolor": BLUE, "linewidth": 0.8}
 RECIPES = {"published": (RED, "s"), "ours": (BLUE, "o")}  # colour and marker
 OTHER_RECIPE = (GREEN, "^")
+FIRST_STAGE = {"color": "black", "linestyle": "--", "linewidth": 1.2}
+_OFFSET = {"textcoords": "offset points"}
 
 # Captions of the data set
 
@@ -130,6 +132,32 @@ def training_curves(axes: Sequence[Axes], history: pd.DataFrame) -> Sequence[Axe
     return axes
 
 
+def self_critical_curves(
+    axes: Sequence[Axes], history: pd.DataFrame, first_stage_cider: float
+) -> Sequence[Axes]:
+    """Draws reward (left) and dev CIDEr (right) of the second stage by epoch.
+
+    A ring marks the best epoch, a dashed line where the first stage ended.
+
+    Args:
+        axes: two, left and right.
+        history: columns `epoch`, `reward` (mean CIDEr of drawn captions, x100) and `dev_cider`.
+        first_stage_cider: on dev, x100.
+    """
+    left, right = axes
+    left.plot(history["epoch"], history["reward"], color=GREEN, marker="^")
+    left.set(title="Reward", ylabel="CIDEr of drawn captions (x100)")
+    right.plot(history["epoch"], history["dev_cider"], color=BLUE, marker="o", label="second stage")
+    right.axhline(first_stage_cider, label="first stage", **FIRST_STAGE)
+    _ring(right, history.loc[history["dev_cider"].idxmax(), ["epoch", "dev_cider"]])
+    right.set(title="Quality of the captions", ylabel="CIDEr on dev (x100)")
+    right.legend()
+    for ax in axes:
+        ax.set_xlabel("epoch")
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    return axes
+
+
 def search_on_dev(ax: Axes, rows: Sequence[Mapping[str, float]]) -> Axes:
     """Draws dev CIDEr against the length penalty, a line for each beam, and rings the best.
 
@@ -150,6 +178,53 @@ def search_on_dev(ax: Axes, rows: Sequence[Mapping[str, float]]) -> Axes:
     _ring(ax, table.loc[table["CIDEr"].idxmax(), ["length_penalty", "CIDEr"]])
     ax.set(xlabel="length penalty (exponent of the length)", ylabel="CIDEr on dev (x100)")
     ax.legend()
+    return ax
+
+
+def beam_sizes(axes: Sequence[Axes], table: pd.DataFrame) -> Sequence[Axes]:
+    """Draws against the size of the beam CIDEr, BLEU-4 and what a photograph costs.
+
+    Args:
+        axes: three.
+        table: columns `beam`, `CIDEr`, `BLEU-4` (x100) and `seconds` (a photograph).
+    """
+    lines = [("CIDEr", BLUE, "o"), ("BLEU-4", RED, "s"), ("seconds", "black", "^")]
+    titles = ["CIDEr on dev (x100)", "BLEU-4 on dev (x100)", "Time per photograph (ms)"]
+    for ax, (column, colour, marker), title in zip(axes, lines, titles, strict=True):
+        values = table[column] * (1000 if column == "seconds" else 1)
+        ax.plot(table["beam"], values, color=colour, marker=marker)
+        ax.set(title=title, xlabel="beam", xticks=table["beam"])
+        if column == "seconds":
+            ax.set_ylim(bottom=0)
+        else:
+            _ring(ax, table.loc[table[column].idxmax(), ["beam", column]])
+    return axes
+
+
+def compared_scores(ax: Axes, rows: Sequence[Mapping], score: str = "CIDEr") -> Axes:
+    """Draws a score of each system on test as a dot, and its 95 % interval as whiskers.
+
+    The first row stands at the top; several decoders together have a white diamond.
+
+    Args:
+        rows: dictionaries with `name`, `decoders` (a list), `test` (scores, x100) and `intervals`
+            (a score's lower and upper end).
+        score: which to draw.
+    """
+    for place, row in enumerate(rows):
+        value, (low, high) = row["test"][score], row["intervals"][score]
+        one = len(row["decoders"]) == 1
+        look = {"marker": "o" if one else "D", "markerfacecolor": BLUE if one else "white"}
+        whiskers = [[value - low], [high - value]]
+        ax.errorbar(
+            value, place, xerr=whiskers, color=BLUE, markersize=6, capsize=3, linewidth=1.2, **look
+        )
+        ax.annotate(f"{value:.1f}", (value, place), (0, 6), ha="center", fontsize=8, **_OFFSET)
+    ax.set_yticks(range(len(rows)), [row["name"] for row in rows])
+    ax.tick_params(axis="y", length=0)
+    ax.set_ylim(len(rows) - 0.5, -0.6)
+    ax.grid(axis="y", visible=False)
+    ax.set(xlabel=f"{score} on test (x100), 95 % interval")
     return ax
 
 
@@ -205,8 +280,7 @@ def _shares(captions: Sequence[Sequence[str]]) -> Counter:
 def _mark(ax: Axes, x: float, text: str) -> None:
     """Draws a dashed upright line with a word beside its top."""
     ax.axvline(x, color="black", linestyle="--", linewidth=1.2)
-    place = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points"}
-    ax.annotate(text, (x, 1), (5, -2), va="top", **place)
+    ax.annotate(text, (x, 1), (5, -2), va="top", xycoords=("data", "axes fraction"), **_OFFSET)
 
 
 def _ring(ax: Axes, point: Sequence[float]) -> None:

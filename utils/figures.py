@@ -14,27 +14,34 @@ from PIL import Image
 from utils.architecture import architecture
 from utils.charts import (
     agreement,
+    beam_sizes,
     caption_lengths,
     caption_statistics,
+    compared_scores,
     search_on_dev,
+    self_critical_curves,
     training_curves,
     vocabulary_threshold,
     word_frequencies,
 )
 from utils.files import atomic_path
-from utils.pictures import feature_maps, photograph_grid
+from utils.pictures import attention_by_word, feature_maps, photograph_grid
 from utils.settings import short_path
 
 __all__ = [
     "agreement",
     "architecture",
+    "attention_by_word",
+    "beam_sizes",
     "caption_lengths",
     "caption_statistics",
+    "compared_scores",
     "feature_maps",
     "photograph_grid",
     "save",
     "save_picture",
     "search_on_dev",
+    "self_critical_curves",
     "training_curves",
     "use_style",
     "vocabulary_threshold",

@@ -105,6 +105,65 @@ def feature_maps(
     return figure
 
 
+def attention_by_word(
+    photograph: Source, words: Sequence[str], attention: np.ndarray, columns: int = 6
+) -> Figure:
+    """Shows a photograph, and for each word of its caption where the decoder looked.
+
+    The brighter a place, the more of the look went there; each word has its own scale from zero, as
+    what counts is where it looked. How much of the look went to the sentinel, which is no place,
+    stands below.
+
+    Args:
+        photograph: path, PIL picture or uint8 array.
+        words: of the caption, and what stands for its end.
+        attention: `(words, places)` in [0, 1], places row by row of a square grid.
+        columns: pictures side by side.
+
+    Raises:
+        ValueError: there are not as many rows as words, or the places are no square.
+        PhotographError: the photograph can't be read.
+    """
+    attention = np.asarray(attention, "float32")
+    side = round(attention.shape[-1] ** 0.5)
+    if attention.shape != (len(words), side**2):
+        raise ValueError(
+            f"There are {len(words)} words and attention of shape {attention.shape}; expected a "
+            "row for each word, and as many places as a square grid has."
+        )
+    image = open_photograph(photograph)
+    image.thumbnail((260, 260))
+    rows = -(-(len(words) + 1) // columns)
+    width = 1.6  # of a picture, in inches
+    figure, axes = plt.subplots(
+        rows,
+        columns,
+        figsize=(columns * width, rows * (width * image.height / image.width + 0.5)),
+        squeeze=False,
+    )
+    for ax in axes.flat:
+        ax.axis("off")
+    first, *others = axes.flat
+    first.imshow(image)
+    first.set_title("photograph", fontsize=8)
+    # The CNN saw a square; its places are stretched back to the photograph's proportions.
+    frame = (-0.5, image.width - 0.5, image.height - 0.5, -0.5)
+    for ax, word, looks in zip(others, words, attention, strict=False):
+        ax.imshow(image.convert("L"), cmap="gray", vmin=0, vmax=255)
+        heat = looks.reshape(side, side)
+        ax.imshow(heat, cmap="afmhot", alpha=0.55, extent=frame, vmin=0, interpolation="bicubic")
+        ax.set_title(word, fontsize=8)
+        ax.text(
+            0,
+            -0.03,
+            f"sentinel {1 - looks.sum():.0%}",
+            fontsize=6,
+            va="top",
+            transform=ax.transAxes,
+        )
+    return figure
+
+
 def _show(ax: Axes, photograph: Source, pixels: int) -> None:
     image = open_photograph(photograph)
     image.thumbnail((pixels, pixels))

@@ -139,6 +139,10 @@ class Settings:
         return self.run_folder / "metrics.json"
 
     @property
+    def comparison_file(self) -> Path:
+        return self.run_folder / "comparison.json"
+
+    @property
     def figures_folder(self) -> Path:
         return self.run_folder / "figures"
 
