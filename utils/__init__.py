@@ -10,7 +10,8 @@
 - The model, and captions from it: `layers`, `decoder`, `search`
 - Teaching it and judging it: `metrics`, `agreement`, `journal`, `training`, `self_critical`,
   `evaluation`
-- Showing and using it: `architecture`, `charts`, `pictures`, `figures`, `captioner`, `model_card`
+- Showing and using it: `architecture`, `charts`, `pictures`, `figures`, `captioner`,
+  `model_card`, `fine_tuning`
 - Running the notebooks: `colab`, `run_notebooks`, `summary`
 
 A module imports only from modules before it; a test reads this list.

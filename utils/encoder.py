@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import h5py
@@ -31,6 +32,7 @@ class EncoderSpec:
     image_size: int  # side of the square input in pixels
     width: int  # features per photograph, and per place of the grid
     grid: int  # side of the grid of places that is left of the photograph
+    tail: str = ""  # first layer of the blocks that can be fine-tuned; "" where it has no name
 
     @property
     def preprocess(self) -> Callable:
@@ -44,12 +46,14 @@ class EncoderSpec:
 
 
 ENCODERS = {
-    "xception": EncoderSpec("Xception", "xception", 299, 2048, 10),
-    "mobilenet_v2": EncoderSpec("MobileNetV2", "mobilenet_v2", 224, 1280, 7),
-    "vgg16": EncoderSpec("VGG16", "vgg16", 224, 512, 7),
-    "resnet50": EncoderSpec("ResNet50", "resnet50", 224, 2048, 7),
+    "xception": EncoderSpec("Xception", "xception", 299, 2048, 10, "block14_sepconv1"),
+    "mobilenet_v2": EncoderSpec("MobileNetV2", "mobilenet_v2", 224, 1280, 7, "block_13_expand"),
+    "vgg16": EncoderSpec("VGG16", "vgg16", 224, 512, 7, "block5_conv1"),
+    "resnet50": EncoderSpec("ResNet50", "resnet50", 224, 2048, 7, "conv5_block1_1_conv"),
     "inception_v3": EncoderSpec("InceptionV3", "inception_v3", 299, 2048, 8),
-    "efficientnet_v2_b0": EncoderSpec("EfficientNetV2B0", "efficientnet_v2", 224, 1280, 7),
+    "efficientnet_v2_b0": EncoderSpec(
+        "EfficientNetV2B0", "efficientnet_v2", 224, 1280, 7, "block6a_expand_conv"
+    ),
 }
 
 
@@ -62,6 +66,7 @@ class Encoder:
     weights: str  # "imagenet", "untrained, seed 42" or "file <name>"
     trained: bool
     weights_hash: str  # SHA-256 over all weight arrays in order
+    cnn: keras.Model = field(repr=False)  # without preprocessing
     _spatial: keras.Model = field(repr=False)
     _pooled: keras.Model = field(repr=False)
 
@@ -90,6 +95,30 @@ class Encoder:
         Takes and raises what `encode` does; returns (n, grid, grid, width) float32.
         """
         return self._predict(self._spatial, pixels, batch_size)
+
+    def encode_middle(self, pixels: np.ndarray, batch_size: int = 32) -> np.ndarray:
+        """Computes what the blocks that can be fine-tuned are given, `(n, side, side, channels)`.
+
+        Takes and raises what `encode` does; raises `EncoderError` too if this CNN has no such cut.
+        """
+        return self._predict(self._middle, pixels, batch_size)
+
+    @cached_property
+    def tail(self) -> keras.Model:
+        """The CNN's last blocks, from `encode_middle`'s result to spatial features."""
+        return keras.Model(self._cut(), self.cnn.output, name="tail")
+
+    @cached_property
+    def _middle(self) -> keras.Model:
+        pixels = self._spatial.inputs[0]
+        until_cut = keras.Model(self.cnn.inputs, self._cut())
+        return keras.Model(pixels, until_cut(self.spec.preprocess(pixels)))
+
+    def _cut(self):
+        if not self.spec.tail:
+            known = ", ".join(name for name, spec in ENCODERS.items() if spec.tail)
+            raise EncoderError(f"{self.name} can't be fine-tuned here; take one of {known}.")
+        return self.cnn.get_layer(self.spec.tail).input
 
     def probe(self) -> np.ndarray:
         """Features of a picture that is the same everywhere, `(width,)`, to tell weights apart."""
@@ -160,6 +189,7 @@ def load_encoder(name: str, weights: str = "imagenet", seed: int = 42) -> Encode
         weights=provenance,
         trained=weights != "none",
         weights_hash=_hash_weights(cnn),
+        cnn=cnn,
         _spatial=keras.Model(pixels, spatial),
         _pooled=keras.Model(pixels, pooled),
     )

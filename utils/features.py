@@ -108,7 +108,8 @@ def extract_features(
     Args:
         folder: where the files go: `pooled.npy`, `spatial.npy` or `pooled_mirrored.npy`, each with
             its manifest.
-        kind: "pooled", (n, width) float32, or "spatial", (n, grid, grid, width) float16.
+        kind: "pooled", (n, width) float32; "spatial", (n, grid, grid, width) float16; or "middle",
+            float16, what the blocks that can be fine-tuned are given.
         batch_size: photographs that go through the CNN at once.
         mirrored: take the mirror images of the training split instead, as further training data.
 
@@ -182,7 +183,11 @@ def _made_from(
         "weights": encoder.weights,
         "weights_hash": encoder.weights_hash,
         "image_size": encoder.image_size,
-        "row_shape": [width] if kind == "pooled" else [grid, grid, width],
+        "row_shape": {
+            "pooled": [width],
+            "spatial": [grid, grid, width],
+            "middle": list(encoder.tail.input_shape[1:]) if kind == "middle" else None,
+        }[kind],
         "dtype": DTYPES[kind],
         "photographs": len(photos),
         "photographs_hash": content_hash([photos, sizes]),
@@ -252,7 +257,11 @@ def _rows(
 ) -> np.ndarray:
     if made_from["mirrored"]:
         pixels = pixels[:, :, ::-1]
-    encode = encoder.encode if made_from["kind"] == "pooled" else encoder.encode_spatial
+    encode = {
+        "pooled": encoder.encode,
+        "spatial": encoder.encode_spatial,
+        "middle": encoder.encode_middle,
+    }[made_from["kind"]]
     features = encode(pixels, batch_size)
     with np.errstate(over="ignore"):  # said below, and for NaN too
         rows = np.ascontiguousarray(features, made_from["dtype"])

@@ -70,7 +70,7 @@ class Journal(keras.callbacks.Callback):
         self.cider = Cider([[tokenize(text) for text in group] for group in references])
 
     def on_train_begin(self, logs=None):
-        self.searcher = Searcher(self.model, beam=1)
+        self.searcher = Searcher(self.decoder(), beam=1)
         epochs = self.params["epochs"]
         self.bar = tqdm(
             total=epochs * self.steps,
@@ -86,7 +86,7 @@ class Journal(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch, logs=None):
         self.begun = time.monotonic()
         # Dropout would go on from its first seed after a resume; so every epoch has its own seeds.
-        for place, layer in enumerate(self.model.layers):
+        for place, layer in enumerate(self.decoder().layers):
             generator = getattr(layer, "seed_generator", None)
             if generator is not None:
                 generator.state.assign([self.seed + place, epoch << 16])
@@ -114,9 +114,17 @@ class Journal(keras.callbacks.Callback):
         )
         self.bar.set_postfix_str(f"epoch {row['epoch']}: {shown}")
 
+    def decoder(self) -> keras.Model:
+        """The decoder in what is trained: all of it, or a part."""
+        return self.model
+
+    def dev_features(self):
+        """The features of dev as the decoder reads them now."""
+        return self.features
+
     def score_dev(self) -> float:
         """CIDEr of greedy captions of dev."""
-        captions = captions_of(self.searcher.best(self.features), self.vocabulary)
+        captions = captions_of(self.searcher.best(self.dev_features()), self.vocabulary)
         return float(self.cider.scores([tokenize(text) for text in captions]).mean())
 
     def _remove_weights_except(self, epochs: set[int]) -> None:
