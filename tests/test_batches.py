@@ -14,61 +14,126 @@ def make_captions(lengths):
 
 
 def captions_in(batches):
-    """The captions that an epoch of batches holds, put together from inputs and targets."""
+    """The captions that an epoch of batches holds, put together from inputs and targets.
+
+    Returns:
+        Pairs of the photograph's features as a tuple and the caption, without what fills up.
+    """
     found = []
     for index in range(len(batches)):
-        (_, tokens), targets = batches[index]
-        for inputs, outputs in zip(tokens, targets, strict=True):
-            length = int((outputs != PAD).sum())
-            assert (outputs[length:] == PAD).all()
-            assert (inputs[length:] == PAD).all()
-            assert (inputs[1:length] == outputs[: length - 1]).all()
-            found.append([int(inputs[0]), *map(int, outputs[:length])])
+        (features, tokens), targets = batches[index]
+        assert tokens.shape == targets.shape
+        assert len(features) == len(tokens)
+        for row, inputs, outputs in zip(features, tokens, targets, strict=True):
+            for read, said in zip(inputs, outputs, strict=True):
+                length = int((said != PAD).sum())
+                assert (said[length:] == PAD).all()
+                assert (read[length:] == PAD).all()
+                assert (read[1:length] == said[:length][:-1]).all()
+                if length:
+                    found.append((tuple(row), [int(read[0]), *map(int, said[:length])]))
     return found
+
+
+@st.composite
+def photographs_with_captions(draw):
+    """For every caption the row of its photograph, in any order, and its length."""
+    pairs = st.tuples(st.integers(0, 12), st.integers(0, 90))
+    rows, lengths = zip(*draw(st.lists(pairs, min_size=1, max_size=60)), strict=True)
+    return rows, make_captions(lengths)
 
 
 @settings(deadline=None)
 @given(
-    st.lists(st.integers(0, 90), min_size=1, max_size=60),
+    photographs_with_captions(),
     st.integers(1, 9),
     st.one_of(st.none(), st.integers(0, 5)),
+    st.booleans(),
 )
-def test_every_caption_comes_exactly_once_an_epoch(lengths, batch_size, seed):
-    captions = make_captions(lengths)
-    features = np.zeros((1, 2), "float32")
-    batches = CaptionBatches(features, [0] * len(captions), captions, batch_size, seed)
+def test_every_caption_comes_exactly_once_an_epoch_with_its_own_photograph(
+    photographs, batch_size, seed, by_photo
+):
+    rows, captions = photographs
+    features = np.arange(13, dtype="float32")[:, None]
+    batches = CaptionBatches(features, rows, captions, batch_size, seed, by_photo=by_photo)
+    expected = sorted(((row,), caption) for row, caption in zip(rows, captions, strict=True))
     for _ in range(2):
-        assert sorted(captions_in(batches)) == sorted(captions)
+        assert sorted(captions_in(batches)) == expected
         batches.on_epoch_end()
 
 
-def test_a_caption_travels_with_the_features_of_its_own_photograph():
-    captions = make_captions([3] * 20)
-    rows = np.arange(20) // 5
-    features = np.arange(4, dtype="float32")[:, None]
-    batches = CaptionBatches(features, rows, captions, batch_size=6, seed=1)
+@settings(deadline=None)
+@given(photographs_with_captions(), st.integers(1, 30))
+def test_by_photograph_all_captions_of_one_come_together_and_padding_fills_up(
+    photographs, batch_size
+):
+    rows, captions = photographs
+    most = max(rows.count(row) for row in rows)
+    features = np.arange(13, dtype="float32")[:, None]
+    batches = CaptionBatches(features, rows, captions, batch_size, seed=1, by_photo=True)
+    seen = []
     for index in range(len(batches)):
-        (rows_of_batch, tokens), _ = batches[index]
-        expected = [(token[1] - 4) // 3 // 5 for token in tokens]
-        assert rows_of_batch[:, 0].tolist() == expected
+        (of_batch, tokens), targets = batches[index]
+        assert tokens.shape[1] == most
+        assert len(tokens) <= max(1, batch_size // most)
+        for row, inputs, outputs in zip(of_batch[:, 0], tokens, targets, strict=True):
+            own = rows.count(row)
+            assert (inputs[:own, 0] == START).all()
+            assert (inputs[own:] == PAD).all()
+            assert (outputs[own:] == PAD).all()
+        seen += of_batch[:, 0].tolist()
+    assert sorted(seen) == sorted(set(rows))
 
 
-def test_a_later_epoch_has_the_same_batches_whether_or_not_the_earlier_ones_were_seen():
+def test_one_by_one_a_photograph_comes_with_each_of_its_captions():
+    batches = CaptionBatches(np.zeros((4, 2)), [0, 0, 1, 3], make_captions([3] * 4), batch_size=3)
+    assert [batches[index][1].shape for index in range(len(batches))] == [(3, 1, 8), (1, 1, 8)]
+
+
+@pytest.mark.parametrize("by_photo", [False, True])
+def test_half_of_what_comes_is_mirrored_and_another_half_in_the_next_epoch(by_photo):
+    rows = np.arange(400) // 2
+    features = np.arange(200, dtype="float32")[:, None]
+    captions = make_captions([3] * 400)
+    arguments = (features, rows, captions, 16, 5)
+    batches = CaptionBatches(*arguments, mirrored=features + 1000, by_photo=by_photo)
+    mirrored = []
+    for _ in range(2):
+        found = captions_in(batches)
+        assert [row % 1000 for (row,), _ in found] == [
+            (caption[1] - 4) // 6 for _, caption in found
+        ]
+        mirrored.append({caption[1] for (row,), caption in found if row >= 1000})
+        batches.on_epoch_end()
+    assert all(150 < len(words) < 250 for words in mirrored)
+    assert mirrored[0] != mirrored[1]
+    # By photograph both captions see the same image; one by one each has a throw of its own.
+    firsts = {word for word in mirrored[0] if (word - 4) % 6 == 0}
+    assert (mirrored[0] == firsts | {word + 3 for word in firsts}) == by_photo
+
+
+@pytest.mark.parametrize("by_photo", [False, True])
+def test_a_later_epoch_has_the_same_batches_whether_or_not_the_earlier_ones_were_seen(by_photo):
     captions = make_captions(range(3, 40))
-    arguments = (np.zeros((1, 2)), [0] * len(captions), captions, 4, 7)
-    straight = CaptionBatches(*arguments)
+    features = np.arange(19, dtype="float32")[:, None]
+    arguments = (features, np.arange(37) // 2, captions, 4, 7)
+    options = {"mirrored": features + 1000, "by_photo": by_photo}
+    straight = CaptionBatches(*arguments, **options)
     first = captions_in(straight)
     straight.on_epoch_end()
-    resumed = CaptionBatches(*arguments, epoch=1)
+    resumed = CaptionBatches(*arguments, epoch=1, **options)
     assert captions_in(straight) == captions_in(resumed)
     assert captions_in(resumed) != first
 
 
-def test_batches_come_in_few_lengths_and_the_first_two_differ():
+@pytest.mark.parametrize("by_photo", [False, True])
+def test_batches_come_in_few_lengths_and_the_first_two_differ(by_photo):
     captions = make_captions([3, 5, 9, 11, 13] * 20)
     for seed in range(20):
-        batches = CaptionBatches(np.zeros((1, 2)), [0] * 100, captions, 5, seed)
-        lengths = [batches[index][1].shape[1] for index in range(len(batches))]
+        batches = CaptionBatches(
+            np.zeros((100, 2)), range(100), captions, 5, seed, by_photo=by_photo
+        )
+        lengths = [batches[index][1].shape[2] for index in range(len(batches))]
         assert set(lengths) <= set(BUCKETS)
         assert lengths[0] != lengths[1]
 
@@ -81,3 +146,11 @@ def test_a_bucket_holds_the_caption(length):
 def test_captions_without_their_rows_are_refused():
     with pytest.raises(ValueError, match="2 photograph rows and 1 captions"):
         CaptionBatches(np.zeros((1, 2)), [0, 0], make_captions([3]))
+
+
+def test_mirror_images_without_a_seed_or_of_another_shape_are_refused():
+    captions = make_captions([3])
+    with pytest.raises(ValueError, match="the seed is None"):
+        CaptionBatches(np.zeros((1, 2)), [0], captions, mirrored=np.zeros((1, 2)))
+    with pytest.raises(ValueError, match=r"shape \(1, 3\)"):
+        CaptionBatches(np.zeros((1, 2)), [0], captions, seed=1, mirrored=np.zeros((1, 3)))
