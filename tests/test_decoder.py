@@ -4,34 +4,79 @@ import pytest
 from keras import ops
 
 from utils.captions import END, PAD, START
-from utils.decoder import build_merge, decoder_kind, search_models, standardise
+from utils.decoder import DECODERS, build_merge, decoder_kind, search_models, standardise
 from utils.errors import SettingsError
 from utils.training import CaptionLoss
 
 VOCABULARY = 23
-CAPTIONS = [[START, 4, 9, 22, 7, END], [START, 5, END], [START, 8, 8, 21, END]]
+# Three photographs with two captions each.
+CAPTIONS = [
+    [[START, 4, 9, 22, 7, END], [START, 5, END]],
+    [[START, 8, 8, 21, END], [START, 4, 4, END]],
+    [[START, 6, END], [START, 9, 10, 11, END]],
+]
+SHAPES = {"pooled": (6,), "spatial": (2, 3, 6)}
+OPTIONS = {"merge": {}, "inject": {}, "attention": {"heads": 2}}
 
 
-@pytest.fixture
-def features():
-    return np.random.default_rng(0).normal(3, 2, (3, 6)).astype("float32")
+def make_features(decoder, count=3, seed=0):
+    shape = SHAPES[decoder_kind(decoder).features]
+    return np.random.default_rng(seed).normal(3, 2, (count, *shape)).astype("float32")
 
 
-@pytest.fixture
-def model(features):
-    keras.utils.set_random_seed(3)
-    model = build_merge(VOCABULARY, (6,), embedding_units=8, units=10)
+def build(decoder, features, **options):
+    """A decoder as it is before training, apart from the features' mean and deviation."""
+    sizes = {"embedding_units": 8, "units": 10, **OPTIONS[decoder]}
+    model = decoder_kind(decoder).build(VOCABULARY, features.shape[1:], **(sizes | options))
     standardise(model, features)
     return model
 
 
+def randomise(model, seed, scale=0.5):
+    """Gives a model weights that every word and every feature makes a difference with."""
+    random = np.random.default_rng(seed)
+    for weight in model.trainable_variables:
+        weight.assign(random.normal(0, scale, weight.shape))
+    return model
+
+
+@pytest.fixture(
+    scope="module",
+    params=[(decoder, tied) for decoder in DECODERS for tied in (False, True)],
+    ids=lambda made: f"{made[0]}{'-tied' * made[1]}",
+)
+def made(request):
+    """A decoder of every kind, and features that it can read."""
+    decoder, tied = request.param
+    features = make_features(decoder)
+    return randomise(build(decoder, features, tied=tied), 3), features
+
+
 def padded(captions, length=9):
-    tokens = np.full((len(captions), length), PAD, "int32")
+    """Inputs and targets `(n, k, length)` of captions by photograph."""
+    tokens = np.full((len(captions), max(map(len, captions)), length), PAD, "int32")
     targets = tokens.copy()
-    for row, caption in enumerate(captions):
-        tokens[row, : len(caption) - 1] = caption[:-1]
-        targets[row, : len(caption) - 1] = caption[1:]
+    for photo, group in enumerate(captions):
+        for place, caption in enumerate(group):
+            tokens[photo, place, : len(caption) - 1] = caption[:-1]
+            targets[photo, place, : len(caption) - 1] = caption[1:]
     return tokens, targets
+
+
+def logits_of(model, features, tokens):
+    return ops.convert_to_numpy(model([features, tokens], training=False))
+
+
+def word_by_word(model, features, tokens):
+    """Yields what the step model gives for one token of every caption after the other."""
+    models = search_models(model)
+    given = models.start.predict_on_batch(features)
+    for name in set(given) & set(models.step.output):
+        given[name] = np.repeat(given[name], tokens.shape[1], axis=1)
+    for place in range(tokens.shape[2]):
+        outputs = models.step.predict_on_batch({"token": tokens[:, :, [place]], **given})
+        yield outputs
+        given |= {name: outputs[name] for name in set(given) & set(outputs)}
 
 
 def published_prefix_loss(model, features):
@@ -40,76 +85,173 @@ def published_prefix_loss(model, features):
     prefix = keras.Input((None,), dtype="int32")
     photo = keras.Input((6,))
     mask = ops.not_equal(prefix, PAD)
-    sequence, *_ = layer("lstm")(layer("embedding")(prefix), mask=mask)
+    sequence, *_ = layer("lstm").lstm(layer("embedding")(prefix), mask=mask)
     image = layer("image")(layer("standardise")(photo))
     hidden = layer("hidden")(keras.layers.add([image, sequence[:, -1]]))
     published = keras.Model([photo, prefix], ops.softmax(layer("logits")(hidden)))
 
-    losses = []
-    for row, caption in enumerate(CAPTIONS):
+    photos, prefixes, next_words = [], [], []
+    for row, caption in ((row, caption) for row, group in enumerate(CAPTIONS) for caption in group):
         for length in range(1, len(caption)):
-            left_padded = np.zeros((1, 7), "int32")
-            left_padded[0, 7 - length :] = caption[:length]
-            probabilities = published.predict_on_batch([features[row : row + 1], left_padded])
-            losses.append(-np.log(probabilities[0, caption[length]]))
-    return np.mean(losses)
+            photos.append(features[row])
+            prefixes.append([PAD] * (7 - length) + caption[:length])
+            next_words.append(caption[length])
+    probabilities = published.predict_on_batch([np.array(photos), np.array(prefixes)])
+    return -np.log(probabilities[range(len(next_words)), next_words]).mean()
 
 
-def test_the_loss_over_whole_captions_equals_the_published_prefix_by_prefix_loss(model, features):
+def test_the_merge_loss_over_whole_captions_equals_the_published_prefix_by_prefix_loss():
+    features = make_features("merge")
+    model = randomise(build("merge", features), 3)
     tokens, targets = padded(CAPTIONS)
-    logits = model([features, tokens], training=False)
-    loss = float(CaptionLoss()(targets, logits))
+    loss = float(CaptionLoss()(targets, logits_of(model, features, tokens)))
     assert loss == pytest.approx(published_prefix_loss(model, features), abs=1e-5)
 
 
-def test_padding_changes_no_real_logit(model, features):
+def test_the_step_model_gives_the_training_models_logits_word_by_word(made):
+    model, features = made
+    tokens, _ = padded(CAPTIONS)
+    logits = logits_of(model, features, tokens)
+    for place, outputs in enumerate(word_by_word(model, features, tokens)):
+        np.testing.assert_allclose(outputs["logits"], logits[:, :, place], atol=1e-4)
+
+
+def test_words_and_features_make_a_difference(made):
+    model, features = made
+    tokens, _ = padded(CAPTIONS)
+    logits = logits_of(model, features, tokens)
+    other_words = logits_of(model, features, np.where(tokens == 9, 10, tokens))
+    other_features = logits_of(model, features[::-1], tokens)
+    assert abs(logits - other_words)[0, 0, 2].max() > 0.01
+    assert abs(logits - other_features)[0].max(axis=-1).min() > 0.01
+
+
+def test_captions_given_together_get_the_logits_that_each_gets_alone(made):
+    model, features = made
+    tokens, _ = padded(CAPTIONS)
+    together = logits_of(model, features, tokens)
+    for place in range(tokens.shape[1]):
+        # In reverse order, so that a photograph's place in the batch makes no difference either.
+        alone = logits_of(model, features[::-1], tokens[::-1, [place]])
+        np.testing.assert_allclose(alone[::-1], together[:, [place]], atol=1e-5)
+
+
+def test_padding_behind_captions_changes_no_real_logit(made):
+    model, features = made
     short, _ = padded(CAPTIONS, 6)
     long, _ = padded(CAPTIONS, 12)
-    short_logits = ops.convert_to_numpy(model([features, short]))
-    long_logits = ops.convert_to_numpy(model([features, long]))
-    np.testing.assert_allclose(short_logits, long_logits[:, :6], atol=1e-6)
+    short_logits = logits_of(model, features, short)
+    long_logits = logits_of(model, features, long)
+    np.testing.assert_allclose(short_logits, long_logits[:, :, :6], atol=1e-5)
 
 
-def test_the_step_model_gives_the_training_models_logits_word_by_word(model, features):
-    tokens, _ = padded(CAPTIONS)
-    logits = ops.convert_to_numpy(model([features, tokens]))
-    models = search_models(model)
-    states = models.start.predict_on_batch(features)
-    for place in range(tokens.shape[1]):
-        outputs = models.step.predict_on_batch({"token": tokens[:, place : place + 1], **states})
-        np.testing.assert_allclose(outputs.pop("logits"), logits[:, place], atol=1e-5)
-        states |= outputs
+def test_captions_of_nothing_but_padding_change_neither_the_others_nor_the_loss(made):
+    model, features = made
+    tokens, targets = padded(CAPTIONS)
+    filled_tokens, filled_targets = (
+        np.pad(numbers, [(0, 0), (1, 2), (0, 0)], constant_values=PAD)
+        for numbers in (tokens, targets)
+    )
+    logits = logits_of(model, features, tokens)
+    filled_logits = logits_of(model, features, filled_tokens)
+    np.testing.assert_allclose(filled_logits[:, 1:-2], logits, atol=1e-5)
+    loss = float(CaptionLoss(0.1)(targets, logits))
+    assert float(CaptionLoss(0.1)(filled_targets, filled_logits)) == pytest.approx(loss, abs=1e-5)
 
 
-def test_the_search_models_share_every_weight(model):
+def test_the_search_models_share_every_weight(made):
+    model, _ = made
     models = search_models(model)
     own = {id(weight) for weight in model.weights}
     assert {id(weight) for weight in models.start.weights + models.step.weights} == own
 
 
+def test_a_saved_decoder_loads_in_safe_mode_and_gives_the_same_logits(made, tmp_path):
+    model, features = made
+    tokens, _ = padded(CAPTIONS)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras", safe_mode=True)
+    logits = logits_of(model, features, tokens)
+    np.testing.assert_array_equal(logits_of(loaded, features, tokens), logits)
+    first = next(word_by_word(loaded, features, tokens))
+    np.testing.assert_allclose(first["logits"], logits[:, :, 0], atol=1e-4)
+
+
+def test_the_attention_decoder_says_how_much_it_looks_at_each_place():
+    features = make_features("attention")
+    model = randomise(build("attention", features), 3)
+    tokens, _ = padded(CAPTIONS)
+    looks = np.stack(
+        [outputs["attention"] for outputs in word_by_word(model, features, tokens)], axis=2
+    )
+    assert looks.shape == (*tokens.shape, 2 * 3)
+    assert looks.min() >= 0
+    assert looks.sum(axis=-1).max() <= 1 + 1e-6
+    # What is missing went to the sentinel; how much depends on the word.
+    assert looks.sum(axis=-1).max() - looks.sum(axis=-1).min() > 0.05
+
+
+@pytest.mark.parametrize("decoder", DECODERS)
 @pytest.mark.parametrize("scale", [5e-6, 1e4])
-def test_features_of_any_scale_are_standardised_inside_the_model(scale, features):
-    model = build_merge(VOCABULARY, (6,), embedding_units=8, units=10)
-    standardise(model, features * scale)
+def test_features_of_any_scale_are_standardised_inside_the_model(decoder, scale):
+    features = scale * make_features(decoder)
+    model = build(decoder, features)
     inside = keras.Model(model.inputs[0], model.get_layer("standardise").output)
-    seen = inside.predict_on_batch(features * scale)
+    seen = ops.convert_to_numpy(inside(features)).reshape(-1, 6)
     np.testing.assert_allclose(seen.mean(0), 0, atol=1e-3)
     np.testing.assert_allclose(seen.std(0), 1, atol=1e-2)
 
 
-def test_a_saved_decoder_loads_in_safe_mode_and_gives_the_same_logits(model, features, tmp_path):
+@pytest.mark.parametrize("decoder", ["merge", "attention"])
+def test_mean_and_deviation_are_those_of_all_photographs_whatever_their_number(decoder):
+    features = make_features(decoder, 600)
+    features[500:] += 40  # a mean of means of unequal chunks would be another
+    features = features.astype("float16" if decoder == "attention" else "float32")
+    layer = build(decoder, features).get_layer("standardise")
+    exact = features.astype("float64").reshape(-1, 6)
+    mean, variance, _ = layer.get_weights()
+    np.testing.assert_allclose(mean, exact.mean(0), rtol=1e-6)
+    np.testing.assert_allclose(variance, exact.var(0), rtol=1e-6)
+    np.testing.assert_allclose(
+        ops.convert_to_numpy(layer(exact.reshape(features.shape).astype("float32"))),
+        (exact.reshape(features.shape) - exact.mean(0)) / exact.std(0),
+        atol=1e-4,
+    )
+
+
+def test_spatial_features_in_half_precision_are_read_as_the_numbers_they_are():
+    features = make_features("attention").astype("float16")
+    model = randomise(build("attention", features), 3)
     tokens, _ = padded(CAPTIONS)
-    model.save(tmp_path / "model.keras")
-    loaded = keras.saving.load_model(tmp_path / "model.keras", safe_mode=True)
-    np.testing.assert_array_equal(model([features, tokens]), loaded([features, tokens]))
-    assert search_models(loaded).step.output_names
+    logits = logits_of(model, features.astype("float32"), tokens)
+    assert np.isfinite(logits).all()
+    np.testing.assert_allclose(logits_of(model, features, tokens), logits, atol=1e-5)
+    first = next(word_by_word(model, features, tokens))
+    np.testing.assert_allclose(first["logits"], logits[:, :, 0], atol=1e-4)
 
 
-def test_spatial_features_are_refused_by_the_merge_decoder():
-    with pytest.raises(SettingsError, match="pooled"):
-        build_merge(VOCABULARY, (7, 7, 6))
+@pytest.mark.parametrize(
+    ("decoder", "shape", "remedy"),
+    [
+        ("merge", (7, 7, 6), r"merge decoder.*\(7, 7, 6\).*Extract them with kind='pooled'"),
+        ("inject", (7, 7, 6), r"inject decoder.*\(7, 7, 6\).*Extract them with kind='pooled'"),
+        ("inject", (49, 6), r"\(49, 6\).*kind='pooled'"),
+        ("attention", (6,), r"attention decoder.*\(6,\).*Extract them with kind='spatial'"),
+        ("attention", (49, 6), r"\(49, 6\).*kind='spatial'"),
+    ],
+)
+def test_features_of_another_shape_are_refused_with_the_remedy(decoder, shape, remedy):
+    with pytest.raises(SettingsError, match=remedy):
+        decoder_kind(decoder).build(VOCABULARY, shape)
+
+
+def test_sharing_weights_leaves_fewer_of_them():
+    plain = build_merge(VOCABULARY, (6,), 8, 10)
+    tied = build_merge(VOCABULARY, (6,), 8, 10, tied=True)
+    # No matrix of logits, and a hidden layer of the embedding's width.
+    assert plain.count_params() - tied.count_params() == 10 * VOCABULARY + 2 * (10 + 1)
 
 
 def test_an_unknown_decoder_is_refused_with_the_known_ones():
-    with pytest.raises(SettingsError, match=r"transformer.*merge"):
+    with pytest.raises(SettingsError, match=r"transformer.*merge, inject, attention"):
         decoder_kind("transformer")
