@@ -1,18 +1,24 @@
+import json
+
 import keras
 import numpy as np
 import pytest
 
 from tests.test_training import VOCABULARY, caption_set
-from utils.decoder import build_merge, standardise
+from utils.decoder import build_inject, build_merge, standardise
 from utils.evaluation import (
+    bootstrap_intervals,
     describe_captions,
+    judge,
+    paired_bootstrap,
     prediction_rows,
     score_row,
     scores_against_all_but_one,
     shuffled,
+    try_beams,
     try_searches,
 )
-from utils.metrics import score_captions
+from utils.metrics import Cider, bleu, score_captions, tokenize
 from utils.search import Searcher, captions_of
 
 
@@ -96,3 +102,113 @@ def test_captions_are_counted_by_what_was_said_before():
     assert described["words_used"] == 5
     assert described["mean_length"] == pytest.approx(10 / 3)
     assert described["human_mean_length"] == pytest.approx(8 / 3)
+
+
+def test_beams_are_scored_in_their_order_with_their_cost(decoder, dev):
+    table = try_beams(decoder, VOCABULARY, dev, beams=(1, 3), length_penalty=0.7)
+    captions = captions_of(Searcher(decoder, 3, 0.7).best(dev.features), VOCABULARY)
+    assert table["beam"].tolist() == [1, 3]
+    assert table["CIDEr"][1] == pytest.approx(score_captions(captions, dev.references)["CIDEr"])
+    assert (table["seconds"] > 0).all()
+
+
+# Comparing systems
+
+
+@pytest.fixture(scope="module")
+def another(dev):
+    keras.utils.set_random_seed(2)
+    another = build_inject(len(VOCABULARY), (7,), 6, 8)
+    standardise(another, dev.features)
+    return another
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_a_system_is_searched_as_dev_has_it_and_scored_on_test(decoder, another, dev, together):
+    test = caption_set(3, 5)
+    decoders = [decoder, another] if together else [decoder]
+    row, captions = judge(
+        "mine", decoders, VOCABULARY, {"pooled": dev}, {"pooled": test}, (1, 2), (0.5, 1.0)
+    )
+
+    searcher = Searcher(decoders, row["beam"], row["length_penalty"])
+    read = [test.features] * 2 if together else test.features
+    assert captions == captions_of(searcher.best(read), VOCABULARY)
+    assert row["test"]["CIDEr"] == pytest.approx(score_captions(captions, test.references)["CIDEr"])
+    if not together:
+        tried = try_searches(decoder, VOCABULARY, dev, (1, 2), (0.5, 1.0))
+        assert row["dev"]["CIDEr"] == tried["CIDEr"].max()
+    assert row["decoders"] == (["merge", "inject"] if together else ["merge"])
+    assert row["parameters"] == sum(one.count_params() for one in decoders)
+    low, high = row["intervals"]["CIDEr"]
+    assert low <= row["test"]["CIDEr"] <= high
+    json.dumps(row)
+
+
+PHOTOGRAPHS = 40
+
+
+@pytest.fixture(scope="module")
+def described():
+    """References of photographs, and captions that are right in nine cases of ten and in half."""
+    random = np.random.default_rng(4)
+    groups = caption_set(5, PHOTOGRAPHS).references
+    wrong = "the man runs over the grass"
+    good, fair = (
+        [group[1] if random.random() < share else wrong for group in groups] for share in (0.9, 0.5)
+    )
+    return groups, good, fair
+
+
+def test_the_interval_holds_the_score_and_narrows_with_more_photographs(described):
+    groups, good, _ = described
+    scores = score_captions(good, groups)
+    narrow, wide = bootstrap_intervals(good, groups), bootstrap_intervals(good[:10], groups[:10])
+    for score, (low, high) in narrow.items():
+        assert low < scores[score] < high
+        assert wide[score][1] - wide[score][0] > high - low
+
+
+def test_captions_that_are_all_equally_good_have_no_interval():
+    groups = [["a red dog runs"], ["one blue boat swims"]]
+    intervals = bootstrap_intervals([group[0] for group in groups], groups, rounds=20)
+    assert intervals["BLEU-4"] == pytest.approx((100, 100))
+    assert intervals["CIDEr"] == pytest.approx((1000, 1000))
+
+
+def test_an_interval_is_what_scoring_every_draw_again_gives(described):
+    groups, good, _ = described
+    rounds, seed = 9, 3
+    tokens = [tokenize(text) for text in good]
+    references = [[tokenize(text) for text in group] for group in groups]
+    cider = Cider(references).scores(tokens)
+    random = np.random.default_rng(seed)
+    share = [1 / PHOTOGRAPHS] * PHOTOGRAPHS
+    draws = [
+        np.repeat(np.arange(PHOTOGRAPHS), random.multinomial(PHOTOGRAPHS, share))
+        for _ in range(rounds)
+    ]
+    drawn = {
+        "CIDEr": [cider[places].mean() for places in draws],
+        "BLEU-4": [
+            bleu([tokens[place] for place in places], [references[place] for place in places])[-1]
+            for places in draws
+        ],
+    }
+
+    found = bootstrap_intervals(good, groups, rounds, seed)
+
+    assert found["CIDEr"] == pytest.approx(np.percentile(drawn["CIDEr"], [2.5, 97.5]))
+    assert found["BLEU-4"] == pytest.approx(np.percentile(drawn["BLEU-4"], [2.5, 97.5]))
+
+
+def test_the_better_system_wins_in_nearly_every_draw_and_the_same_one_in_half(described):
+    groups, good, fair = described
+    assert min(paired_bootstrap(good, fair, groups).values()) > 0.99
+    assert max(paired_bootstrap(fair, good, groups).values()) < 0.01
+    assert paired_bootstrap(good, good, groups) == {"CIDEr": 0.5, "BLEU-4": 0.5}
+
+
+def test_captions_without_photographs_are_refused():
+    with pytest.raises(ValueError, match="2 captions for 1 photographs"):
+        bootstrap_intervals(["a dog", "a cat"], [["a dog"]])

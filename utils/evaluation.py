@@ -1,6 +1,7 @@
 """Judging a decoder: the search is chosen on dev, and test is scored once beside its controls."""
 
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 
 import keras
@@ -8,7 +9,15 @@ import numpy as np
 import pandas as pd
 
 from utils.captions import Vocabulary
-from utils.metrics import meteor, score_captions, tokenize
+from utils.decoder import decoder_kind
+from utils.metrics import (
+    Cider,
+    bleu_counts,
+    bleu_of_counts,
+    meteor,
+    score_captions,
+    tokenize,
+)
 from utils.search import Hypothesis, Searcher, captions_of
 from utils.training import CaptionSet
 
@@ -18,40 +27,54 @@ def try_searches(
     vocabulary: Vocabulary,
     dev: CaptionSet,
     beams: Iterable[int] = (1, 3, 5),
-    length_penalties: Iterable[float] = (0.5, 0.7, 1.0),
+    length_penalties: Sequence[float] = (0.5, 0.7, 1.0),
 ) -> pd.DataFrame:
     """Scores a split with every beam and length penalty; a beam of 1 has no use for a penalty.
 
     Returns:
         Columns `beam`, `length_penalty` and one for each score, x100; best CIDEr first.
     """
+    searchers = [Searcher(decoder, beam) for beam in beams]
+    return _try(searchers, vocabulary, dev.features, dev.references, length_penalties)
+
+
+def try_beams(
+    decoder: keras.Model,
+    vocabulary: Vocabulary,
+    dev: CaptionSet,
+    beams: Iterable[int] = (1, 2, 3, 5, 10),
+    length_penalty: float = 1.0,
+) -> pd.DataFrame:
+    """Scores a split with beams of several sizes, and measures what each costs.
+
+    Returns:
+        Columns `beam`, `CIDEr`, `BLEU-4` (x100), and `seconds` of search for a photograph.
+    """
     rows = []
     for beam in beams:
-        searcher = Searcher(decoder, beam)
-        for searcher.length_penalty in length_penalties if beam > 1 else (1.0,):
-            captions = captions_of(searcher.best(dev.features), vocabulary)
-            scores = score_captions(captions, dev.references)
-            row = {"beam": beam, "length_penalty": searcher.length_penalty}
-            rows.append({**row, **scores})
-    return pd.DataFrame(rows).sort_values("CIDEr", ascending=False, ignore_index=True)
+        searcher = Searcher(decoder, beam, length_penalty)
+        searcher.best(dev.features[: searcher.batch_size])  # compiles, which is not to be measured
+        begun = time.perf_counter()
+        best = searcher.best(dev.features)
+        seconds = (time.perf_counter() - begun) / len(best)
+        scores = score_captions(captions_of(best, vocabulary), dev.references)
+        rows.append({"beam": beam, **scores, "seconds": seconds})
+    return pd.DataFrame(rows)[["beam", "CIDEr", "BLEU-4", "seconds"]]
 
 
 def score_row(
     name: str, recipe: str, split: str, searcher: Searcher, captions: Sequence[str], references
 ) -> dict:
     """Scores captions and says what was scored: one row of `metrics.json`."""
-    row = {
+    return {
         "name": name,
         "recipe": recipe,
         "split": split,
         "images": len(captions),
         "beam": searcher.beam,
         "length_penalty": searcher.length_penalty,
-        **score_captions(captions, references),
+        **_all_scores(captions, references),
     }
-    if (java_score := meteor(captions, references)) is not None:
-        row["METEOR"] = java_score
-    return row
 
 
 def prediction_rows(
@@ -127,4 +150,135 @@ def describe_captions(
         "words_used": len(set(chain.from_iterable(words))),
         "vocabulary": len(vocabulary) - 4,
         "seen_in_training": sum(tuple(tokens) in known for tokens in words),
+    }
+
+
+def judge(
+    name: str,
+    decoders: Sequence[keras.Model],
+    vocabulary: Vocabulary,
+    dev: Mapping[str, CaptionSet],
+    test: Mapping[str, CaptionSet],
+    beams: Iterable[int] = (1, 5),
+    length_penalties: Sequence[float] = (0.7, 1.0),
+    seed: int = 42,
+) -> tuple[dict, list[str]]:
+    """Chooses the search of a decoder, or of several together, on dev, and scores test with it.
+
+    Args:
+        name: of the row.
+        decoders: one, or several that share the vocabulary and then say each word together.
+        vocabulary: theirs.
+        dev, test: the split with each kind of features that the decoders read, "pooled" and
+            "spatial".
+        beams, length_penalties: to choose from.
+        seed: of the resamples behind the intervals.
+
+    Returns:
+        A row of `comparison.json`, and the captions of test. The row has the name, the kinds of the
+        decoders, their weights, the chosen search, the scores of dev and test, x100, and the
+        intervals of `bootstrap_intervals`.
+    """
+    kinds = [decoder_kind(decoder.name).features for decoder in decoders]
+
+    def read(split):  # as a searcher takes it
+        arrays = [split[kind].features for kind in kinds]
+        return arrays if len(arrays) > 1 else arrays[0]
+
+    searchers = {beam: Searcher(decoders, beam) for beam in beams}
+    references = dev[kinds[0]].references
+    chosen = _try(searchers.values(), vocabulary, read(dev), references, length_penalties).iloc[0]
+    searcher = searchers[chosen["beam"]]
+    searcher.length_penalty = float(chosen["length_penalty"])
+    captions = captions_of(searcher.best(read(test)), vocabulary)
+    references = test[kinds[0]].references
+    row = {
+        "name": name,
+        "decoders": [decoder.name for decoder in decoders],
+        "parameters": sum(decoder.count_params() for decoder in decoders),
+        "beam": searcher.beam,
+        "length_penalty": searcher.length_penalty,
+        "dev": {score: float(chosen[score]) for score in chosen.index[2:]},
+        "test": _all_scores(captions, references),
+        "intervals": bootstrap_intervals(captions, references, seed=seed),
+    }
+    return row, captions
+
+
+def bootstrap_intervals(
+    captions: Sequence[str],
+    references: Sequence[Sequence[str]],
+    rounds: int = 1000,
+    seed: int = 42,
+) -> dict[str, tuple[float, float]]:
+    """Says between which scores 95 % of the test sets lie that these photographs could have been.
+
+    As many photographs are drawn from the set as it has, with replacement, `rounds` times, and each
+    draw is scored (Koehn 2004, "Statistical significance tests for machine translation
+    evaluation"). That tells what the choice of photographs does, not what another seed would.
+
+    Returns:
+        {"CIDEr": (low, high), "BLEU-4": (low, high)}, x100. A photograph's CIDEr stays what it is
+        in the whole set, which gives the n-grams their weights.
+    """
+    return {
+        score: tuple(np.percentile(values, [2.5, 97.5]).tolist())
+        for score, values in _resampled_scores(captions, references, rounds, seed).items()
+    }
+
+
+def paired_bootstrap(
+    captions: Sequence[str],
+    others: Sequence[str],
+    references: Sequence[Sequence[str]],
+    rounds: int = 1000,
+    seed: int = 42,
+) -> dict[str, float]:
+    """Says in what share of the draws `captions` score higher than `others`; a tie counts half.
+
+    Both are scored on the same photographs in each draw (Koehn 2004), so a difference can be sure
+    where the two intervals of `bootstrap_intervals` overlap. 0.95 or more is commonly asked for.
+
+    Returns:
+        {"CIDEr": share, "BLEU-4": share} in [0, 1]; equal captions get 0.5.
+    """
+    left, right = (_resampled_scores(one, references, rounds, seed) for one in (captions, others))
+    return {
+        score: float(np.mean((left[score] > right[score]) + 0.5 * (left[score] == right[score])))
+        for score in left
+    }
+
+
+def _try(
+    searchers: Iterable[Searcher], vocabulary, features, references, length_penalties
+) -> pd.DataFrame:
+    """Scores every search, as `try_searches` returns it."""
+    rows = []
+    for searcher in searchers:
+        for length_penalty in length_penalties if searcher.beam > 1 else (1.0,):
+            searcher.length_penalty = length_penalty
+            captions = captions_of(searcher.best(features), vocabulary)
+            row = {"beam": searcher.beam, "length_penalty": length_penalty}
+            rows.append({**row, **score_captions(captions, references)})
+    return pd.DataFrame(rows).sort_values("CIDEr", ascending=False, ignore_index=True)
+
+
+def _all_scores(captions: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, float]:
+    scores = score_captions(captions, references)
+    if (java_score := meteor(captions, references)) is not None:
+        scores["METEOR"] = java_score
+    return scores
+
+
+def _resampled_scores(captions, references, rounds: int, seed: int) -> dict[str, np.ndarray]:
+    """Scores of each draw, `(rounds,)`: both are sums over photographs, or made from such sums."""
+    candidates = [tokenize(caption) for caption in captions]
+    reference_tokens = [[tokenize(caption) for caption in group] for group in references]
+    cider = Cider(reference_tokens).scores(candidates)
+    counts = bleu_counts(candidates, reference_tokens)
+    count = len(candidates)
+    times_drawn = np.random.default_rng(seed).multinomial(count, [1 / count] * count, size=rounds)
+    return {
+        "CIDEr": times_drawn @ cider / count,
+        "BLEU-4": bleu_of_counts(times_drawn @ counts)[:, -1],
     }
