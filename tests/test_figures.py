@@ -274,11 +274,13 @@ def test_systems_stand_in_order_with_whiskers_and_those_of_several_decoders_look
     assert [label.get_text() for label in ax.get_yticklabels()] == ["one", "both"]
     assert ax.yaxis_inverted()
     assert texts(ax.figure) == ["50.0", "51.0"]
-    dots = [bars.lines[0] for bars in ax.containers]
-    assert [tuple(dot.get_xydata()[0]) for dot in dots] == [(50, 0), (51, 1)]
+    whiskers, dots = ax.lines[::2], ax.lines[1::2]
+    assert [whisker.get_xydata().tolist() for whisker in whiskers] == [
+        [[48, 0], [53, 0]],
+        [[48, 1], [53, 1]],
+    ]
+    assert [dot.get_xydata().tolist() for dot in dots] == [[[50, 0]], [[51, 1]]]
     assert dots[0].get_marker() != dots[1].get_marker()
-    whiskers = [bars.lines[2][0].get_segments()[0][:, 0].tolist() for bars in ax.containers]
-    assert whiskers == [[48, 53], [48, 53]]
 
 
 def test_words_and_lengths_of_model_and_people_are_shares_of_their_own_captions():

@@ -214,11 +214,10 @@ def compared_scores(ax: Axes, rows: Sequence[Mapping], score: str = "CIDEr") -> 
     for place, row in enumerate(rows):
         value, (low, high) = row["test"][score], row["intervals"][score]
         one = len(row["decoders"]) == 1
+        # Not as an error bar, which must hold the dot: a score of few photographs can lie outside.
+        ax.plot([low, high], [place] * 2, "|-", color=BLUE, markersize=8, linewidth=1.2)
         look = {"marker": "o" if one else "D", "markerfacecolor": BLUE if one else "white"}
-        whiskers = [[value - low], [high - value]]
-        ax.errorbar(
-            value, place, xerr=whiskers, color=BLUE, markersize=6, capsize=3, linewidth=1.2, **look
-        )
+        ax.plot(value, place, color=BLUE, markersize=6, **look)
         ax.annotate(f"{value:.1f}", (value, place), (0, 6), ha="center", fontsize=8, **_OFFSET)
     ax.set_yticks(range(len(rows)), [row["name"] for row in rows])
     ax.tick_params(axis="y", length=0)
