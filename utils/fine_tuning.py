@@ -74,7 +74,7 @@ def fine_tune(
 ) -> FineTuned:
     """Trains the encoder's last blocks and a trained attention decoder end to end.
 
-    Batch normalisation keeps the statistics of ImageNet. `encoder` itself is changed, so load one
+    Batch normalisation stays as ImageNet left it. `encoder` itself is changed, so load one
     for this call. After every epoch all is on disk; a call that was killed goes on.
 
     Args:
@@ -96,9 +96,12 @@ def fine_tune(
     decoder.set_weights(first.model.get_weights())
     decoder.get_layer("standardise").finalize_state()
     encoder.cnn.trainable = True
+    for layer in tail.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.trainable = False  # which also keeps it from counting in training
     middle = keras.Input(tail.input_shape[1:], name="middle")
     tokens = keras.Input((None, None), dtype="int32", name="tokens")
-    model = keras.Model([middle, tokens], decoder([tail(middle, training=False), tokens]))
+    model = keras.Model([middle, tokens], decoder([tail(middle), tokens]))
 
     history = read_history(folder, HISTORY_COLUMNS)
     batches = training.batches(

@@ -42,10 +42,10 @@ class SelfCritical:
         max_tokens: where a drawn caption is cut off.
     """
 
-    epochs: int = 5
+    epochs: int = 6
     samples: int = 5
     batch_size: int = 64
-    learning_rate: float = 4e-5
+    learning_rate: float = 1.2e-4
     max_tokens: int = 20
 
 

@@ -1,0 +1,91 @@
+import keras
+import numpy as np
+import pandas as pd
+import pytest
+
+from utils.captions import Vocabulary
+from utils.decoder import build_attention, standardise
+from utils.encoder import load_encoder
+from utils.errors import EncoderError, SettingsError
+from utils.fine_tuning import FineTuning, fine_tune, fine_tune_run, tuned_features
+from utils.journal import Journal
+from utils.settings import Settings
+from utils.training import CaptionSet, Recipe, Training
+
+PIXELS = np.random.default_rng(0).integers(0, 255, (4, 224, 224, 3), "uint8")
+WORDS = [["a", "dog", "runs"], ["a", "boat", "sails"], ["two", "boats"], ["a", "red", "dog"]]
+VOCABULARY = Vocabulary.build(WORDS, 1)
+RECIPE = Recipe("toy", "full", 1, batch_size=4, clip_norm=5.0)
+
+
+@pytest.fixture
+def encoder():
+    return load_encoder("mobilenet_v2", "none", seed=5)
+
+
+@pytest.fixture
+def first(encoder, tmp_path):
+    keras.utils.set_random_seed(1)
+    model = build_attention(len(VOCABULARY), (7, 7, 1280), 8, 16, tied=True)
+    standardise(model, encoder.encode_spatial(PIXELS))
+    return Training(model, pd.DataFrame(), 3, tmp_path / "first")
+
+
+def tune(encoder, first, folder):
+    references = [[" ".join(words)] for words in WORDS]
+    captions = [[words] for words in WORDS]
+    photos = [f"{number}.jpg" for number in range(len(WORDS))]
+    middle = encoder.encode_middle(PIXELS).astype("float16")
+    captions = CaptionSet(photos, middle, captions, references)
+    arguments = (VOCABULARY, captions, captions, folder)
+    return fine_tune(encoder, first, RECIPE, FineTuning(2, 1e-3), *arguments), middle
+
+
+def test_the_last_blocks_go_on_from_where_the_others_end(encoder):
+    middle = encoder.encode_middle(PIXELS)
+    assert middle.shape == (4, 14, 14, 96)
+    np.testing.assert_allclose(
+        tuned_features(encoder.tail, middle, 3), encoder.encode_spatial(PIXELS), atol=1e-3
+    )
+
+
+def test_only_the_last_blocks_and_the_decoder_learn_and_their_files_load(encoder, first, tmp_path):
+    before = {one.path: one.numpy() for one in encoder.cnn.weights}
+    said = first.model.get_weights()
+    tuned, middle = tune(encoder, first, tmp_path)
+    changed = {one.path for one in encoder.cnn.weights if (one.numpy() != before[one.path]).any()}
+    kernels = {one.path for one in encoder.tail.trainable_weights}
+    assert changed
+    assert changed <= kernels
+    assert tuned.history["loss"].iloc[-1] < tuned.history["loss"].iloc[0]
+    for weights, kept in zip(first.model.get_weights(), said, strict=True):
+        np.testing.assert_array_equal(weights, kept)
+    loaded = load_encoder("mobilenet_v2", str(tuned.folder / "encoder.weights.h5"))
+    np.testing.assert_allclose(
+        loaded.encode_spatial(PIXELS), tuned_features(encoder.tail, middle), atol=0.02, rtol=0.02
+    )
+    assert keras.saving.load_model(tuned.folder / "decoder.keras", safe_mode=True)
+
+
+def test_a_killed_fine_tuning_goes_on_to_the_same_end(encoder, first, tmp_path, monkeypatch):
+    whole, _ = tune(encoder, first, tmp_path / "whole")
+    write = Journal.on_epoch_end
+
+    def killed(journal, epoch, logs=None):
+        if epoch == 1:
+            raise KeyboardInterrupt
+        write(journal, epoch, logs)
+
+    monkeypatch.setattr(Journal, "on_epoch_end", killed)
+    with pytest.raises(KeyboardInterrupt):
+        tune(load_encoder("mobilenet_v2", "none", seed=5), first, tmp_path / "killed")
+    monkeypatch.setattr(Journal, "on_epoch_end", write)
+    resumed, _ = tune(load_encoder("mobilenet_v2", "none", seed=5), first, tmp_path / "killed")
+    pd.testing.assert_frame_equal(resumed.history, whole.history)
+
+
+def test_what_cannot_be_fine_tuned_is_said():
+    with pytest.raises(SettingsError, match="DECODER=attention"):
+        fine_tune_run(Settings(decoder="merge"))
+    with pytest.raises(EncoderError, match=r"inception_v3 can't be fine-tuned.*mobilenet_v2"):
+        _ = load_encoder("inception_v3", "none").tail
