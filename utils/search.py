@@ -56,7 +56,8 @@ class BeamStep(keras.Model):
 
         Returns:
             The new tokens, totals and states under the same names; "parent": (n, beam), the beam
-            each one grew from; and "attention" `(n, beam, places)` if a single decoder tells it.
+            each one grew from; and, if a single decoder tells it, "attention" `(n, beam, places)`,
+            where the beams that came in looked.
         """
         states, log_probabilities = {}, 0.0
         for place, step in enumerate(self.steps):
@@ -70,8 +71,6 @@ class BeamStep(keras.Model):
             log_probabilities += ops.log_softmax(outputs.pop("logits"), axis=-1) / len(self.steps)
             attention = outputs.pop("attention", None)
             states |= {prefix + name: value for name, value in outputs.items()}
-        if attention is not None and len(self.steps) == 1:
-            states["attention"] = attention
 
         vocabulary_size = log_probabilities.shape[-1]
         forbidden = np.zeros(vocabulary_size, "float32")
@@ -83,6 +82,8 @@ class BeamStep(keras.Model):
         parent = choice // vocabulary_size
         token = ops.expand_dims(choice % vocabulary_size, -1)
         grown = {name: self._of_parents(value, parent) for name, value in states.items()}
+        if attention is not None and len(self.steps) == 1:
+            grown["attention"] = attention
         return {"token": token, "total": total, "parent": parent, **grown}
 
     def _of_parents(self, values, parent):
@@ -188,13 +189,12 @@ class Searcher:
             grown_from = prefixes[photos, parent]
             if "attention" in outputs:
                 look = outputs.pop("attention")[:, :, None]
-                earlier = look[:, :, :0] if looks is None else looks[photos, parent]
-                looks = np.concatenate([earlier, look], axis=2)
+                looks = look if looks is None else np.concatenate([looks, look], axis=2)
             inputs |= outputs
             words = token[:, :, 0]
             ends = (words == END) & (new_total > _NEVER / 2)
             for photo, place in np.argwhere(ends):
-                look = None if looks is None else looks[photo, place]
+                look = None if looks is None else looks[photo, parent[photo, place]]
                 finished[photo].append(
                     self._hypothesis(grown_from[photo, place], new_total[photo, place], True, look)
                 )
@@ -202,6 +202,7 @@ class Searcher:
                 break  # what is still growing stays without the word that is one too many
             total = np.where(words == END, np.float32(_NEVER), new_total)
             prefixes = np.concatenate([grown_from, words[:, :, None]], axis=2)
+            looks = None if looks is None else looks[photos, parent]
             if not any(map(self._can_improve, finished, total)):
                 break
         return [

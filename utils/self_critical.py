@@ -38,14 +38,15 @@ class SelfCritical:
         epochs: how often every photograph is seen.
         samples: captions drawn of each photograph, at least two.
         batch_size: photographs a step.
-        learning_rate: of Adam, falling to zero along a cosine.
+        learning_rate: of Adam, falling to zero along a cosine. Three times as much is too much:
+            the reward rises faster, and dev collapses in the second epoch.
         max_tokens: where a drawn caption is cut off.
     """
 
-    epochs: int = 6
+    epochs: int = 5
     samples: int = 5
     batch_size: int = 64
-    learning_rate: float = 1.2e-4
+    learning_rate: float = 4e-5
     max_tokens: int = 20
 
 
