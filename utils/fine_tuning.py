@@ -47,7 +47,7 @@ class FineTuning:
             own, since both know much already.
     """
 
-    epochs: int = 4
+    epochs: int = 3
     learning_rate: float = 1e-4
 
 
