@@ -162,6 +162,7 @@ def judge(
     beams: Iterable[int] = (1, 5),
     length_penalties: Sequence[float] = (0.7, 1.0),
     seed: int = 42,
+    kinds: Sequence[str] | None = None,
 ) -> tuple[dict, list[str]]:
     """Chooses the search of a decoder, or of several together, on dev, and scores test with it.
 
@@ -173,13 +174,15 @@ def judge(
             "spatial".
         beams, length_penalties: to choose from.
         seed: of the resamples behind the intervals.
+        kinds: which features each decoder reads, where these aren't its decoder's kind: those of a
+            fine-tuned CNN.
 
     Returns:
         A row of `comparison.json`, and the captions of test. The row has the name, the kinds of the
         decoders, their weights, the chosen search, the scores of dev and test, x100, and the
         intervals of `bootstrap_intervals`.
     """
-    kinds = [decoder_kind(decoder.name).features for decoder in decoders]
+    kinds = kinds or [decoder_kind(decoder.name).features for decoder in decoders]
 
     def read(split):  # as a searcher takes it
         arrays = [split[kind].features for kind in kinds]

@@ -6,6 +6,7 @@ step then costs little more than one of the decoder alone, and two cores are eno
 """
 
 import sys
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -16,7 +17,7 @@ import pandas as pd
 from utils.captions import Vocabulary, read_caption_table
 from utils.dataset import load_dataset
 from utils.decoder import decoder_kind
-from utils.encoder import Encoder, load_encoder_for
+from utils.encoder import Encoder, load_encoder, load_encoder_for
 from utils.errors import CaptionProjectError, SettingsError
 from utils.features import extract_features, load_features
 from utils.files import atomic_path, content_hash, write_json
@@ -161,6 +162,35 @@ def tuned_features(tail: keras.Model, middle: np.ndarray, batch_size: int = 50) 
     return np.concatenate(
         [tail.predict_on_batch(np.asarray(middle[at : at + batch_size], "f4")) for at in starts]
     )
+
+
+def find_fine_tuned(settings: Settings) -> Path | None:
+    """Returns the folder of the run's finished fine-tuning, the latest one, or None."""
+    found = settings.training_folder.glob(f"fine_tuned-*/{DECODER_FILE}")
+    return max((file.parent for file in found), key=lambda one: one.stat().st_mtime, default=None)
+
+
+def load_fine_tuned(
+    folder: Path, settings: Settings, splits: Mapping[str, CaptionSet]
+) -> tuple[keras.Model, dict[str, CaptionSet]]:
+    """Loads a fine-tuned decoder, and puts the tuned CNN's features into the place of others.
+
+    Args:
+        folder: from `find_fine_tuned`.
+        settings: of the run.
+        splits: caption sets by name, of photographs that have "middle" features.
+
+    Returns:
+        The decoder, and the same splits with the features that it reads.
+    """
+    encoder = load_encoder(settings.encoder, str(folder / ENCODER_FILE))
+    middle = load_features(settings.features_folder, "middle", settings.encoder)
+    tuned = {
+        name: replace(split, features=tuned_features(encoder.tail, middle.of(split.photos)))
+        for name, split in splits.items()
+    }
+    decoder = keras.saving.load_model(folder / DECODER_FILE, compile=False, safe_mode=True)
+    return decoder, tuned
 
 
 class _TunedJournal(Journal):
