@@ -1,5 +1,6 @@
 """Judging a decoder: the search is chosen on dev, and test is scored once beside its controls."""
 
+import logging
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
@@ -34,8 +35,8 @@ def try_searches(
     Returns:
         Columns `beam`, `length_penalty` and one for each score, x100; best CIDEr first.
     """
-    searchers = [Searcher(decoder, beam) for beam in beams]
-    return _try(searchers, vocabulary, dev.features, dev.references, length_penalties)
+    searchers = _searchers(decoder, beams)
+    return _try(searchers.values(), vocabulary, dev.features, dev.references, length_penalties)
 
 
 def try_beams(
@@ -51,8 +52,8 @@ def try_beams(
         Columns `beam`, `CIDEr`, `BLEU-4` (x100), and `seconds` of search for a photograph.
     """
     rows = []
-    for beam in beams:
-        searcher = Searcher(decoder, beam, length_penalty)
+    for beam, searcher in _searchers(decoder, beams).items():
+        searcher.length_penalty = length_penalty
         searcher.best(dev.features[: searcher.batch_size])  # compiles, which is not to be measured
         begun = time.perf_counter()
         best = searcher.best(dev.features)
@@ -160,7 +161,7 @@ def judge(
     dev: Mapping[str, CaptionSet],
     test: Mapping[str, CaptionSet],
     beams: Iterable[int] = (1, 5),
-    length_penalties: Sequence[float] = (0.7, 1.0),
+    length_penalties: Sequence[float] = (0.7, 1.0, 1.3),
     seed: int = 42,
     kinds: Sequence[str] | None = None,
 ) -> tuple[dict, list[str]]:
@@ -188,7 +189,7 @@ def judge(
         arrays = [split[kind].features for kind in kinds]
         return arrays if len(arrays) > 1 else arrays[0]
 
-    searchers = {beam: Searcher(decoders, beam) for beam in beams}
+    searchers = _searchers(decoders, beams)
     references = dev[kinds[0]].references
     chosen = _try(searchers.values(), vocabulary, read(dev), references, length_penalties).iloc[0]
     searcher = searchers[chosen["beam"]]
@@ -250,6 +251,16 @@ def paired_bootstrap(
         score: float(np.mean((left[score] > right[score]) + 0.5 * (left[score] == right[score])))
         for score in left
     }
+
+
+def _searchers(decoder, beams: Iterable[int]) -> dict[int, Searcher]:
+    """A searcher for each beam. Each compiles models of its own, and TensorFlow warns of that."""
+    logging.getLogger("tensorflow").addFilter(_is_not_about_tracing)
+    return {beam: Searcher(decoder, beam) for beam in beams}
+
+
+def _is_not_about_tracing(record: logging.LogRecord) -> bool:
+    return "triggered tf.function retracing" not in record.getMessage()
 
 
 def _try(
