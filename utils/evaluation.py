@@ -28,7 +28,7 @@ def try_searches(
     vocabulary: Vocabulary,
     dev: CaptionSet,
     beams: Iterable[int] = (1, 3, 5),
-    length_penalties: Sequence[float] = (0.5, 0.7, 1.0),
+    length_penalties: Sequence[float] = (0.5, 0.7, 1.0, 1.3),
 ) -> pd.DataFrame:
     """Scores a split with every beam and length penalty; a beam of 1 has no use for a penalty.
 
