@@ -1,4 +1,5 @@
 import json
+import logging
 
 import keras
 import numpy as np
@@ -110,6 +111,17 @@ def test_beams_are_scored_in_their_order_with_their_cost(decoder, dev):
     assert table["beam"].tolist() == [1, 3]
     assert table["CIDEr"][1] == pytest.approx(score_captions(captions, dev.references)["CIDEr"])
     assert (table["seconds"] > 0).all()
+
+
+def test_tensorflow_keeps_silent_on_models_that_are_compiled_on_purpose(decoder, dev):
+    try_beams(decoder, VOCABULARY, dev, beams=(1,))
+    log = logging.getLogger("tensorflow")
+    about_tracing, other = (
+        log.makeRecord(log.name, logging.WARNING, __file__, 1, text, (), None)
+        for text in ("5 out of the last 9 calls to f triggered tf.function retracing.", "other")
+    )
+    assert not log.filter(about_tracing)
+    assert log.filter(other)
 
 
 # Comparing systems
