@@ -160,8 +160,8 @@ def judge(
     vocabulary: Vocabulary,
     dev: Mapping[str, CaptionSet],
     test: Mapping[str, CaptionSet],
-    beams: Iterable[int] = (1, 5),
-    length_penalties: Sequence[float] = (0.7, 1.0, 1.3),
+    beams: Iterable[int] = (5,),
+    length_penalties: Sequence[float] = (0.7, 1.0),
     seed: int = 42,
     kinds: Sequence[str] | None = None,
 ) -> tuple[dict, list[str]]:

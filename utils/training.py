@@ -111,19 +111,17 @@ def recipe_steps(dataset: str, epochs: int = 3) -> list[tuple[str, Recipe]]:
         ("articles and digits kept", {"cleaning": ours.cleaning}),
         (f"words seen fewer than {ours.min_count} times unknown", {"min_count": ours.min_count}),
         (
-            "our sizes, dropout before the logits",
-            {"decoder_options": {**sizes, "output_dropout": 0.5}, "batch_size": ours.batch_size},
-        ),
-        (
-            "learning rate along a cosine, weight decay, clipped gradients",
+            "our sizes, dropout before the logits, label smoothing, cosine, weight decay",
             {
+                "decoder_options": {**sizes, "output_dropout": 0.5},
+                "batch_size": ours.batch_size,
                 "learning_rate": ours.learning_rate,
                 "cosine": True,
                 "weight_decay": ours.weight_decay,
                 "clip_norm": ours.clip_norm,
+                "label_smoothing": ours.label_smoothing,
             },
         ),
-        ("label smoothing", {"label_smoothing": ours.label_smoothing}),
         ("embedding and logits share weights", {"decoder_options": options}),
         ("mirrored photographs", {"mirrored": ours.mirrored}),
     ]
