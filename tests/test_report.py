@@ -60,6 +60,49 @@ def recipe_numbers(**changes):
     }
 
 
+def stage_numbers(**changes):
+    return {
+        "epochs": 5,
+        "first_reward": 28.9,
+        "final_reward": 53.2,
+        "best_dev_cider": 47.1,
+        "final_dev_cider": 46.7,
+        "best_epoch": 3,
+        "seconds_per_epoch": 120.5,
+        **changes,
+    }
+
+
+def compared_row(name, cider, **changes):
+    return {
+        "name": name,
+        "decoders": [name],
+        "parameters": 3_346_669,
+        "beam": 5,
+        "length_penalty": 1.0,
+        "dev": {"CIDEr": cider - 2, "BLEU-4": 18.8},
+        "test": {"CIDEr": cider, "BLEU-4": 19.9},
+        "intervals": {"CIDEr": [cider - 3.3, cider + 3.4], "BLEU-4": [18.7, 21.1]},
+        "seconds_per_epoch": 61.0,
+        **changes,
+    }
+
+
+COMPARISON = {
+    "format": 1,
+    "rows": [
+        compared_row("attention", 51.2),
+        compared_row("all together", 55.5, seconds_per_epoch=None),
+    ],
+    "steps": [
+        {"change": "the published recipe", "before": None, "after": 30.6, "seconds": 150.0},
+        {"change": "articles kept", "before": 30.6, "after": 29.1, "seconds": 140.0},
+    ],
+    "beams": [],
+    "paired": {},
+}
+
+
 def run_metrics(**changes):
     return {
         "format": 1,
@@ -82,7 +125,11 @@ def run_metrics(**changes):
             "vocabulary": 2984,
             "vocabulary_published": 7321,
         },
-        "recipes": {"published": recipe_numbers(), "ours": recipe_numbers(vocabulary=2984)},
+        "recipes": {
+            "published": recipe_numbers(),
+            "ours": recipe_numbers(vocabulary=2984),
+            "self_critical": stage_numbers(),
+        },
         "search_on_dev": [
             {"beam": 1, "length_penalty": 0.0, "CIDEr": 44.4, "BLEU-4": 16.0},
             {"beam": 3, "length_penalty": 0.7, "CIDEr": 46.6, "BLEU-4": 17.0},
@@ -131,6 +178,7 @@ def make_run(build, tmp_path):
                 (folder / name).write_text(CHART)
         (folder / "history.csv").write_text(HISTORY)
         write_json(folder / "metrics.json", metrics)
+        write_json(folder / "comparison.json", COMPARISON)
         write_json(
             folder / "recipes.json",
             {
@@ -189,6 +237,26 @@ def test_every_score_of_the_run_stands_in_the_report(read_report):
         assert number in told, number
     assert "raw references, as in the test" in told
     assert "a dog runs" in told
+
+
+def test_compared_systems_stand_with_their_intervals_and_steps_with_their_differences(read_report):
+    told = read_report()
+    for number in ("51.2", "47.9–54.6", "55.5", "49.2", "18.7–21.1", "3.3 M", "−1.5", "30.6"):
+        assert number in told, number
+    assert "28.9" in told
+    assert "53.2" in told
+
+
+@pytest.mark.parametrize(("best_epoch", "says"), [(3, "in epoch 3"), (0, "no epoch was better")])
+def test_the_second_stage_is_praised_only_where_it_helped(read_report, best_epoch, says):
+    stage = stage_numbers(best_epoch=best_epoch)
+    told = read_report(recipes=run_metrics()["recipes"] | {"self_critical": stage})
+    assert says in told
+
+
+def test_another_decoder_than_the_published_one_is_drawn_too(read_report):
+    assert "Our decoder" not in read_report()
+    assert "Our decoder, attention" in read_report(decoder="attention", run="flickr8k-x-attention")
 
 
 def test_every_published_score_stands_in_the_report_with_its_system(read_report):
@@ -254,7 +322,8 @@ def test_the_published_loss_is_called_overfitted_where_dev_loss_rose(read_report
 
 def test_no_overfitting_is_claimed_where_dev_loss_still_falls(read_report):
     falling = recipe_numbers(best_dev_loss_epoch=2, best_dev_loss=4.23)
-    told = read_report(recipes={"published": falling, "ours": falling})
+    stage = stage_numbers()
+    told = read_report(recipes={"published": falling, "ours": falling, "self_critical": stage})
     assert "overfits" not in told
     assert "it still falls at the last epoch" in told
 
