@@ -1,6 +1,6 @@
 """Figures show the numbers they are given, and the same figure is the same file."""
 
-from itertools import pairwise
+from itertools import combinations, pairwise
 from pathlib import Path
 
 import keras
@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from utils import figures
-from utils.decoder import build_merge
+from utils.decoder import build_attention, build_merge
 
 
 @pytest.fixture(autouse=True)
@@ -322,7 +322,7 @@ def test_the_merge_model_is_drawn_with_every_layer_in_two_branches():
     assert places["logits"][1] == min(y for _, y in places.values())
     shown = [text.get_text() for text in ax.texts]
     assert f"{model.get_layer('lstm').count_params():,} parameters" in shown
-    assert "n × length × 50" in shown
+    assert "n × k × length × 50" in shown
 
 
 def test_text_stays_in_its_box_whatever_the_size_of_the_axes():
@@ -332,6 +332,14 @@ def test_text_stays_in_its_box_whatever_the_size_of_the_axes():
     widest = max(text.get_window_extent().width for text in ax.texts)
     box = next(patch for patch in ax.patches if isinstance(patch, mpl.patches.FancyBboxPatch))
     assert widest < box.get_window_extent().width
+
+
+def test_no_text_of_a_box_reaches_into_another_one():
+    model = build_attention(2632, (7, 7, 1280), units=384, tied=True)
+    ax = figures.architecture(model)
+    ax.figure.draw_without_rendering()
+    written = [text.get_window_extent() for text in ax.texts if text.get_text()]
+    assert not [(a, b) for a, b in combinations(written, 2) if a.overlaps(b)]
 
 
 def test_no_two_boxes_overlap_and_arrows_go_down_in_a_model_with_skips_and_shared_layers():

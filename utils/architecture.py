@@ -18,8 +18,8 @@ from matplotlib.path import Path
 if TYPE_CHECKING:  # importing Keras takes seconds, which charts of captions needn't cost
     import keras
 
-BOX_WIDTH, BOX_HEIGHT = 2.9, 0.62  # inches, as are all measures of the figure
-COLUMN_WIDTH, ROW_HEIGHT = 3.25, 1.0
+BOX_WIDTH, BOX_HEIGHT = 3.15, 0.62  # inches, as are all measures of the figure
+COLUMN_WIDTH, ROW_HEIGHT = 3.5, 1.0
 ARRIVAL_GAP = 0.7  # between the heads of arrows that come to the same box
 INPUT_COLOUR, TRAINED_COLOUR, PLAIN_COLOUR = "#e6e6e6", "#cfe3f5", "#ffffff"
 LINE_COLOUR = "#333333"
@@ -44,7 +44,8 @@ def architecture(model: "keras.Model", ax: Axes | None = None) -> Axes:
     """Draws a functional model: name, class, output shape and parameters of every layer.
 
     Layers with trained weights are tinted, inputs are grey. In a shape, `n` is the number of
-    captions in a batch and `length` their number of tokens; both are free.
+    photographs in a batch, `k` that of captions each has, and `length` that of their tokens; all
+    three are free.
 
     Args:
         ax: where to draw, text being scaled to it; without it a figure is made that is as large as
@@ -224,7 +225,7 @@ def _shape(layer: "keras.Layer") -> str:
     while not hasattr(output, "shape"):
         output = next(iter(output.values() if isinstance(output, dict) else output))
     shape = output.shape
-    free = ["n"] + ["length"] * (len(shape) - 1)
+    free = ["n", "k"] + ["length"] * (len(shape) - 2)
     sizes = [name if size is None else f"{size:,}" for name, size in zip(free, shape, strict=True)]
     return " × ".join(sizes)
 
