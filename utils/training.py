@@ -94,7 +94,7 @@ def our_recipe(dataset: str, decoder: str = "merge") -> Recipe:
     return replace(recipe, by_photo=decoder_kind(decoder).features == "spatial")
 
 
-def recipe_steps(dataset: str, epochs: int = 3) -> list[tuple[str, Recipe]]:
+def recipe_steps(dataset: str, epochs: int = 2) -> list[tuple[str, Recipe]]:
     """Lists the steps from the published recipe to ours, each with all steps before it.
 
     All are short trainings of the merge decoder, since each further epoch costs every step about a
