@@ -157,6 +157,14 @@ def test_a_system_is_searched_as_dev_has_it_and_scored_on_test(decoder, another,
     json.dumps(row)
 
 
+def test_a_decoder_can_read_features_of_another_cnn(decoder, dev):
+    test = caption_set(3, 5)
+    row, _ = judge("plain", [decoder], VOCABULARY, {"pooled": dev}, {"pooled": test}, (1,))
+    splits = {"tuned": dev}, {"tuned": test}
+    tuned, _ = judge("tuned", [decoder], VOCABULARY, *splits, (1,), kinds=["tuned"])
+    assert tuned == {**row, "name": "tuned"}
+
+
 PHOTOGRAPHS = 40
 
 
