@@ -26,7 +26,8 @@ def make_features(decoder, count=5, seed=1):
 def make_model(decoder, seed=0, end_bias=0.0, vocabulary_size=VOCABULARY):
     kind = decoder_kind(decoder)
     shape = SHAPES[kind.features]
-    model = kind.build(vocabulary_size, shape, embedding_units=6, units=8, **OPTIONS[decoder])
+    sizes = {"embedding_units": 6, "units": 8, "image_dropout": 0.0, "text_dropout": 0.0}
+    model = kind.build(vocabulary_size, shape, **sizes, **OPTIONS[decoder])
     standardise(model, make_features(decoder, 20, seed))
     return randomise(model, seed, end_bias)
 

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pandas as pd
@@ -13,10 +14,13 @@ import pytest
 from utils.captions import PAD, Vocabulary
 from utils.settings import PROJECT
 from utils.training import (
+    PUBLISHED,
     CaptionLoss,
     CaptionSet,
     Recipe,
     TokenCrossEntropy,
+    our_recipe,
+    recipe_steps,
     train,
     training_identity,
 )
@@ -27,7 +31,12 @@ RECIPE = Recipe(
     "tiny",
     "full",
     1,
-    {"embedding_units": 12, "units": 16, "image_dropout": 0.2, "text_dropout": 0.2},
+    decoder_options={
+        "embedding_units": 12,
+        "units": 16,
+        "image_dropout": 0.2,
+        "text_dropout": 0.2,
+    },
     batch_size=16,
     learning_rate=0.05,
     cosine=True,
@@ -39,27 +48,62 @@ SCRIPT = """
 import sys, time
 from pathlib import Path
 from tests.test_training import caption_set, RECIPE, VOCABULARY
-from utils.training import train, read_history
-import utils.training
+from utils.journal import Journal
+from utils.training import train
 
 if len(sys.argv) > 3:
-    real = utils.training._Journal.on_train_batch_end
+    real = Journal.on_train_batch_end
     def slow(self, batch, logs=None):
         time.sleep(float(sys.argv[3]))
         real(self, batch, logs)
-    utils.training._Journal.on_train_batch_end = slow
+    Journal.on_train_batch_end = slow
 result = train(RECIPE, "merge", VOCABULARY, caption_set(0, 40), caption_set(1, 12),
                Path(sys.argv[1]), epochs=int(sys.argv[2]), seed=5)
 print(result.history.to_json(orient="records"))
 """
 
 
-def caption_set(seed, count):
-    """Photographs whose features say colour and thing, each with two captions."""
+# What a new process prints: losses and captions of every decoder, trained without dropout, which
+# draws other numbers on another backend.
+BACKEND_SCRIPT = """
+import json
+import keras, numpy as np
+from tests.test_training import caption_set, VOCABULARY
+from utils.decoder import DECODERS, standardise
+from utils.search import Searcher, captions_of
+from utils.training import Recipe, _compile
+
+results = {"backend": keras.backend.backend()}
+for name, options in {"merge": {}, "inject": {"tied": True}, "attention": {"heads": 2}}.items():
+    captions = caption_set(0, 40, spatial=name == "attention")
+    shape = captions.features.shape[1:]
+    model = DECODERS[name].build(len(VOCABULARY), shape, 12, 16, 0.0, 0.0, **options)
+    random = np.random.default_rng(0)
+    for weight in model.trainable_variables:
+        weight.assign(random.normal(0, 0.3, weight.shape))
+    standardise(model, captions.features)
+    _compile(model, Recipe("plain", "full", 1, learning_rate=0.01, clip_norm=1.0), 10)
+    batches = captions.batches(VOCABULARY, batch_size=16, by_photo=name == "attention")
+    history = model.fit(batches, epochs=3, shuffle=False, verbose=0).history
+    best = Searcher(model, beam=3).best(captions.features[:5])
+    results[name] = [history["token_loss"], captions_of(best, VOCABULARY)]
+print(json.dumps(results))
+"""
+
+
+def caption_set(seed, count, spatial=False):
+    """Photographs whose features say colour and thing, each with two captions.
+
+    In spatial features two of three places say nothing, and the third is any of them.
+    """
     random = np.random.default_rng(seed)
     colours, things = random.integers(0, 4, count), random.integers(0, 3, count)
     features = np.concatenate([np.eye(4)[colours], np.eye(3)[things]], axis=1)
     features = (features + random.normal(0, 0.05, features.shape)).astype("float32")
+    if spatial:
+        places = random.normal(0, 0.05, (count, 1, 3, 7))
+        places[range(count), 0, random.integers(0, 3, count)] += features
+        features = places.astype("float16")
     tokens = [
         [f"a {COLOURS[c]} {THINGS[t]}".split(), f"there is a {THINGS[t]} in {COLOURS[c]}".split()]
         for c, t in zip(colours, things, strict=True)
@@ -71,14 +115,13 @@ def caption_set(seed, count):
 VOCABULARY = Vocabulary.build(caption for group in caption_set(0, 40).tokens for caption in group)
 
 
-def run_training(folder, epochs, pause=None, backend=None):
-    """Starts training in a process of its own."""
+def run(script, *arguments, backend=None):
+    """Starts a script in a process of its own."""
     environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
     if backend:
         environment["KERAS_BACKEND"] = backend
-    arguments = [sys.executable, "-c", SCRIPT, str(folder), str(epochs)]
     return subprocess.Popen(
-        arguments + ([str(pause)] if pause else []),
+        [sys.executable, "-c", script, *map(str, arguments)],
         env=environment,
         cwd=PROJECT,
         stdout=subprocess.PIPE,
@@ -110,6 +153,36 @@ def test_a_decoder_learns_what_the_features_say(straight):
     assert history["dev_cider"].max() > 50 + history["dev_cider"].iloc[0]
     assert result.best_epoch == history["dev_cider"].idxmax() + 1
     assert history["learning_rate"].is_monotonic_decreasing
+
+
+@pytest.mark.parametrize(("decoder", "tied"), [("inject", False), ("attention", True)])
+def test_the_other_decoders_learn_it_too_also_by_photograph(decoder, tied, tmp_path):
+    recipe = replace(
+        RECIPE,
+        epochs=20,
+        decoder_options={**RECIPE.decoder_options, "tied": tied},
+        by_photo=True,
+        clip_norm=5.0,
+    )
+    training, dev = (
+        caption_set(seed, count, decoder == "attention") for seed, count in [(0, 40), (1, 12)]
+    )
+    if decoder == "attention":
+        training = replace(training, mirrored=training.features[:, :, ::-1])
+    result = train(recipe, decoder, VOCABULARY, training, dev, tmp_path, seed=5)
+    assert result.model.name == decoder
+    assert len(result.history) == 20
+    # Who doesn't look at the photograph guesses its captions' first word, colour and thing among
+    # their eleven tokens.
+    guessing = (2 * np.log(2) + 2 * np.log(4) + 2 * np.log(3)) / 11
+    assert result.history["dev_loss"].min() < 0.9 * guessing
+
+
+def test_the_argument_cuts_a_recipes_epochs_short_and_never_adds_any(tmp_path):
+    recipe = replace(RECIPE, epochs=1)
+    arguments = ("merge", VOCABULARY, caption_set(0, 4), caption_set(1, 2), tmp_path)
+    assert len(train(recipe, *arguments, epochs=3).history) == 1
+    assert len(train(replace(recipe, epochs=3), *arguments, epochs=1).history) == 1
 
 
 def test_the_model_returned_is_the_one_of_the_best_epoch(straight):
@@ -145,6 +218,7 @@ def test_a_finished_training_is_taken_as_it_is(straight, monkeypatch):
         {"epochs": 2},
         {"seed": 6},
         {"recipe": replace(RECIPE, batch_size=40)},
+        {"decoder": "inject"},
         {"training": caption_set(2, 40)},
         {"dev": caption_set(2, 12)},
         {"vocabulary": Vocabulary.build([["a", "dog"]])},
@@ -170,7 +244,7 @@ def test_a_training_killed_in_mid_epoch_goes_on_and_ends_as_if_nothing_had_happe
     straight, tmp_path
 ):
     straight_folder, _ = straight
-    process = run_training(tmp_path, 6, pause=0.2)
+    process = run(SCRIPT, tmp_path, 6, 0.2)
     deadline = time.monotonic() + 120
     while not list(tmp_path.glob("*/epoch-003*")) and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -179,7 +253,7 @@ def test_a_training_killed_in_mid_epoch_goes_on_and_ends_as_if_nothing_had_happe
     killed = pd.read_csv(only_folder(tmp_path) / "history.csv")
     assert 2 <= len(killed) < 6
 
-    output, _ = run_training(tmp_path, 6).communicate()
+    output, _ = run(SCRIPT, tmp_path, 6).communicate()
     resumed = only_folder(tmp_path)
     assert (resumed / "history.csv").read_bytes() == (
         only_folder(straight_folder) / "history.csv"
@@ -187,69 +261,49 @@ def test_a_training_killed_in_mid_epoch_goes_on_and_ends_as_if_nothing_had_happe
     assert len(json.loads(output.splitlines()[-1])) == 6
 
 
-def test_the_jax_backend_gives_the_same_losses(straight, tmp_path):
-    # Dropout draws other numbers on another backend, so the comparison is made without it. The
-    # embedding stands still: on TensorFlow, Keras hands Adam the gradients of a word that occurs
-    # twice as two, and squares them before it adds them up, so there its steps are others.
+def test_the_jax_backend_gives_the_same_losses_and_captions():
     pytest.importorskip("jax")
-    script = """
-import keras, numpy as np
-from tests.test_training import caption_set, VOCABULARY
-from utils.decoder import build_merge, standardise
-from utils.search import Searcher, captions_of
-from utils.training import Recipe, _compile
-captions = caption_set(0, 40)
-model = build_merge(len(VOCABULARY), (7,), 12, 16, 0.0, 0.0)
-random = np.random.default_rng(0)
-for weight in model.trainable_variables:
-    weight.assign(random.normal(0, 0.3, weight.shape))
-model.get_layer("embedding").trainable = False
-standardise(model, captions.features)
-_compile(model, Recipe("plain", "full", 1, learning_rate=0.01), 10)
-batches = captions.batches(VOCABULARY, batch_size=16)
-history = model.fit(batches, epochs=3, shuffle=False, verbose=0).history
-best = Searcher(model, beam=3).best(captions.features[:5])
-print(keras.backend.backend(), *history["token_loss"], "|", *captions_of(best, VOCABULARY), sep=";")
-"""
-    results = []
-    for backend in ("tensorflow", "jax"):
-        environment = {**os.environ, "PYTHONPATH": str(PROJECT), "KERAS_BACKEND": backend}
-        output = subprocess.run(
-            [sys.executable, "-c", script],
-            env=environment,
-            cwd=PROJECT,
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout.splitlines()[-1]
-        name, *losses_and_captions = output.split(";")
-        assert name == backend
-        middle = losses_and_captions.index("|")
-        results.append(
-            (
-                np.array(losses_and_captions[:middle], float),
-                losses_and_captions[middle + 1 :],
-            )
-        )
-    (losses, captions), (jax_losses, jax_captions) = results
-    np.testing.assert_allclose(jax_losses, losses, atol=1e-3)
-    assert jax_captions == captions
+    backends = ["tensorflow", "jax"]
+    processes = [run(BACKEND_SCRIPT, backend=backend) for backend in backends]
+    outputs = [process.communicate()[0] for process in processes]
+    results, jax_results = (json.loads(output.splitlines()[-1]) for output in outputs)
+    assert [results.pop("backend"), jax_results.pop("backend")] == backends
+    for decoder, (losses, captions) in results.items():
+        assert losses[-1] < 0.9 * losses[0]
+        np.testing.assert_allclose(jax_results[decoder][0], losses, atol=1e-5, err_msg=decoder)
+        assert jax_results[decoder][1] == captions
+
+
+@pytest.mark.parametrize("dataset", ["sample", "flickr8k"])
+def test_the_steps_lead_from_the_published_recipe_to_ours_by_one_change_each(dataset):
+    texts, recipes = zip(*recipe_steps(dataset, epochs=3), strict=True)
+    assert replace(recipes[0], name="published", epochs=PUBLISHED.epochs) == PUBLISHED
+    ours = our_recipe(dataset)
+    assert replace(recipes[-1], name=ours.name, epochs=ours.epochs) == ours
+    assert {recipe.epochs for recipe in recipes} == {3}
+    assert len(set(texts)) == len({recipe.name for recipe in recipes}) == len(recipes)
+    for before, after in pairwise(recipes):
+        assert replace(before, name=after.name) != after
 
 
 def test_the_loss_is_the_mean_over_real_tokens_and_smoothing_spreads_the_target():
-    logits = np.log([[[0.7, 0.1, 0.1, 0.1], [0.1, 0.6, 0.2, 0.1], [0.25, 0.25, 0.25, 0.25]]])
-    targets = np.array([[3, 1, PAD]])
+    probabilities = [
+        [[0.7, 0.1, 0.1, 0.1], [0.25, 0.25, 0.25, 0.25]],
+        [[0.1, 0.6, 0.2, 0.1], [0.25, 0.25, 0.25, 0.25]],
+    ]
+    logits = np.log([probabilities])  # one photograph, two captions
+    targets = np.array([[[3, PAD], [1, PAD]]])
     expected = -(np.log(0.1) + np.log(0.6)) / 2
     assert float(CaptionLoss()(targets, logits)) == pytest.approx(expected, abs=1e-6)
-    evenly = -(np.mean(logits[0, 0]) + np.mean(logits[0, 1])) / 2
+    evenly = -(np.mean(logits[0, 0, 0]) + np.mean(logits[0, 1, 0])) / 2
     smoothed = 0.9 * expected + 0.1 * evenly
     assert float(CaptionLoss(0.1)(targets, logits)) == pytest.approx(smoothed, abs=1e-6)
 
 
 def test_the_epochs_loss_weighs_every_token_the_same_whatever_the_batches():
     metric = TokenCrossEntropy()
-    even = np.zeros((1, 2, 4))
-    sure = np.array([[[0, 0, 0, 50.0], [0, 0, 0, 0]]])
-    metric.update_state(np.array([[1, 2]]), even)
-    metric.update_state(np.array([[3, PAD]]), sure)
+    even = np.zeros((1, 1, 2, 4))
+    sure = np.array([[[[0, 0, 0, 50.0], [0, 0, 0, 0]]]])
+    metric.update_state(np.array([[[1, 2]]]), even)
+    metric.update_state(np.array([[[3, PAD]]]), sure)
     assert float(metric.result()) == pytest.approx(2 * np.log(4) / 3, abs=1e-6)
