@@ -257,11 +257,8 @@ def _rows(
 ) -> np.ndarray:
     if made_from["mirrored"]:
         pixels = pixels[:, :, ::-1]
-    encode = {
-        "pooled": encoder.encode,
-        "spatial": encoder.encode_spatial,
-        "middle": encoder.encode_middle,
-    }[made_from["kind"]]
+    method = {"pooled": "encode", "spatial": "encode_spatial", "middle": "encode_middle"}
+    encode = getattr(encoder, method[made_from["kind"]])
     features = encode(pixels, batch_size)
     with np.errstate(over="ignore"):  # said below, and for NaN too
         rows = np.ascontiguousarray(features, made_from["dtype"])
