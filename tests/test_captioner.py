@@ -7,7 +7,7 @@ from PIL import Image
 
 from utils.captioner import Captioner, SearchSettings
 from utils.captions import RESERVED, Vocabulary
-from utils.decoder import build_merge, standardise
+from utils.decoder import build_attention, build_merge, standardise
 from utils.encoder import load_encoder
 from utils.errors import MissingStageError, PhotographError, StaleArtefactError
 
@@ -73,6 +73,21 @@ def test_hypotheses_come_best_first_as_many_as_the_beam(captioner, photos):
     scores = [hypothesis.score for hypothesis in hypotheses]
     assert len(scores) == 3
     assert scores == sorted(scores, reverse=True)
+
+
+def test_a_captioner_whose_decoder_looks_at_places_tells_where_it_looked(
+    captioner, photos, tmp_path, monkeypatch
+):
+    monkeypatch.delenv("WEIGHTS", raising=False)
+    decoder = build_attention(len(WORDS) + 4, (7, 7, 1280), 8, 10, heads=2)
+    looking = Captioner(captioner.encoder, decoder, captioner.vocabulary, SearchSettings(1))
+    looking.save(tmp_path)
+    found = looking.hypotheses(photos[:1])
+    again = Captioner.load(tmp_path).hypotheses(photos[:1])
+    for ((hypothesis,),) in (found, again):
+        assert hypothesis.attention.shape == (len(hypothesis.numbers) + 1, 49)
+    assert again == found
+    np.testing.assert_allclose(again[0][0].attention, found[0][0].attention, atol=1e-6)
 
 
 def test_no_photographs_give_no_captions(captioner):
