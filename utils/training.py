@@ -64,9 +64,8 @@ OURS = Recipe(
     "ours",
     cleaning="full",
     min_count=4,
-    epochs=12,
-    decoder_options={"units": 384, "output_dropout": 0.5, "tied": True},
-    batch_size=160,
+    epochs=15,
+    decoder_options={"units": 512, "output_dropout": 0.5, "tied": True},
     cosine=True,
     weight_decay=1e-2,
     clip_norm=5.0,
@@ -302,7 +301,7 @@ def train(
             mirrored=training.mirrored,
             by_photo=recipe.by_photo,
         )
-        _compile(model, recipe, epochs * len(batches))
+        compile_decoder(model, recipe, epochs * len(batches))
         if len(history):
             model.load_weights(weights_file(folder, len(history)))
         journal = Journal(
@@ -373,7 +372,8 @@ def training_identity(
     }
 
 
-def _compile(model: keras.Model, recipe: Recipe, steps: int) -> None:
+def compile_decoder(model: keras.Model, recipe: Recipe, steps: int) -> None:
+    """Gives a decoder the loss and the optimizer of a recipe; `steps` is how many there will be."""
     rate = recipe.learning_rate
     schedule = keras.optimizers.schedules.CosineDecay(rate, steps) if recipe.cosine else rate
     optimizer = keras.optimizers.AdamW(
