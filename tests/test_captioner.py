@@ -7,9 +7,11 @@ from PIL import Image
 
 from utils.captioner import Captioner, SearchSettings
 from utils.captions import RESERVED, Vocabulary
+from utils.consensus import Consensus
 from utils.decoder import build_attention, build_merge, standardise
 from utils.encoder import load_encoder
 from utils.errors import MissingStageError, PhotographError, StaleArtefactError
+from utils.photographs import load_pixels
 
 WORDS = ("a", "dog", "boat", "runs", "sails", "red", "blue")
 
@@ -51,6 +53,33 @@ def test_a_loaded_captioner_says_what_the_saved_one_said(captioner, bundle, phot
     loaded = Captioner.load(bundle)
     assert loaded.search == captioner.search
     assert loaded.captions(photos) == captioner.captions(photos)
+
+
+def test_a_consensus_travels_with_the_bundle(captioner, photos, tmp_path, monkeypatch):
+    monkeypatch.delenv("WEIGHTS", raising=False)
+    consensus = Consensus.of([[["a", "dog"], ["a", "boat"]], [["a", "dog"]]], captioner.vocabulary)
+    search = SearchSettings(8, 0.7, 6, sharpness=0.2)
+    parts = (captioner.encoder, captioner.decoder, captioner.vocabulary)
+    together = Captioner(*parts, search, consensus)
+    together.save(tmp_path / "bundle")
+    loaded = Captioner.load(tmp_path / "bundle")
+    assert loaded.captions(photos) == together.captions(photos)
+    found = search.searcher(captioner.decoder, consensus).search(encoded(captioner, photos))
+    assert [one[0].numbers for one in loaded.hypotheses(photos)] == [
+        one[0].numbers for one in found
+    ]
+    # A beam asks for the most probable captions instead.
+    scores = [one.score for one in loaded.hypotheses(photos[:1], beam=8)[0]]
+    assert scores == sorted(scores, reverse=True)
+
+    (tmp_path / "bundle" / "consensus.npz").unlink()
+    with pytest.raises(MissingStageError, match=r"consensus\.npz"):
+        Captioner.load(tmp_path / "bundle")
+
+
+def encoded(captioner, photos):
+    size = captioner.encoder.image_size
+    return captioner.encoder.encode(np.stack([load_pixels(photo, size) for photo in photos]))
 
 
 def test_path_image_and_array_of_one_photograph_give_one_caption(captioner, photos, tmp_path):

@@ -6,8 +6,11 @@ import numpy as np
 import pytest
 
 from tests.test_training import VOCABULARY, caption_set
+from utils.captioner import SearchSettings
+from utils.consensus import Consensus
 from utils.decoder import build_inject, build_merge, standardise
 from utils.evaluation import (
+    SHARPNESSES,
     bootstrap_intervals,
     describe_captions,
     judge,
@@ -48,6 +51,18 @@ def test_every_search_is_scored_and_the_best_comes_first(decoder, dev):
     searcher = Searcher(decoder, int(best["beam"]), best["length_penalty"])
     captions = captions_of(searcher.best(dev.features), VOCABULARY)
     assert best["CIDEr"] == pytest.approx(score_captions(captions, dev.references)["CIDEr"])
+
+
+def test_a_consensus_is_tried_beside_the_beams(decoder, dev):
+    consensus = Consensus.of(dev.tokens, VOCABULARY)
+    table = try_searches(decoder, VOCABULARY, dev, (2,), (1.0,), consensus)
+    assert sorted(table["sharpness"].dropna()) == list(SHARPNESSES)
+    tried = table[table["sharpness"] == SHARPNESSES[0]].iloc[0]
+    search = SearchSettings.from_row(tried)
+    captions = captions_of(search.searcher(decoder, consensus).best(dev.features), VOCABULARY)
+    assert tried["CIDEr"] == pytest.approx(score_captions(captions, dev.references)["CIDEr"])
+    plain = table[table["sharpness"].isna()].iloc[0]
+    assert SearchSettings.from_row(plain) == SearchSettings(2, 1.0)
 
 
 def test_a_row_says_what_was_scored_and_how(decoder, dev, monkeypatch):
@@ -155,6 +170,25 @@ def test_a_system_is_searched_as_dev_has_it_and_scored_on_test(decoder, another,
     low, high = row["intervals"]["CIDEr"]
     assert low <= row["test"]["CIDEr"] <= high
     json.dumps(row)
+
+
+def test_a_system_is_searched_for_a_consensus_where_dev_has_it(decoder, dev, monkeypatch):
+    consensus = Consensus.of(dev.tokens, VOCABULARY)
+    monkeypatch.setattr("utils.evaluation._try", lambda *_: [{"CIDEr": -1.0}])
+    row, captions = judge(
+        "mine",
+        [decoder],
+        VOCABULARY,
+        {"pooled": dev},
+        {"pooled": dev},
+        consensus=consensus,
+    )
+    assert row["sharpness"] in SHARPNESSES
+    search = SearchSettings.from_row(row)
+    assert captions == captions_of(
+        search.searcher(decoder, consensus).best(dev.features), VOCABULARY
+    )
+    assert row["dev"]["CIDEr"] == pytest.approx(row["test"]["CIDEr"])
 
 
 def test_a_decoder_can_read_features_of_another_cnn(decoder, dev):

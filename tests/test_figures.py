@@ -222,13 +222,19 @@ def test_recipes_differ_in_more_than_colour():
 
 
 def test_the_best_search_is_ringed_and_greedy_search_has_no_length_penalty(ax):
-    rows = [{"beam": 1, "length_penalty": 0.0, "CIDEr": 40.0}]
+    rows = [{"beam": 1, "length_penalty": 0.0, "sharpness": None, "CIDEr": 40.0}]
     rows += [
-        {"beam": 3, "length_penalty": penalty, "CIDEr": 41 + penalty} for penalty in (0.0, 0.5, 1.0)
+        {"beam": 3, "length_penalty": penalty, "sharpness": None, "CIDEr": 41 + penalty}
+        for penalty in (0.0, 0.5, 1.0)
+    ]
+    rows += [
+        {"beam": 20, "length_penalty": 0.7, "sharpness": sharpness, "CIDEr": 50 - sharpness}
+        for sharpness in (0.1, 0.3)
     ]
     figures.search_on_dev(ax, rows)
     assert rings(ax) == [(1, 42)]
     assert list(line(ax, "greedy").get_ydata()) == [40, 40]
+    assert list(line(ax, "consensus of 20").get_ydata()) == [49.9, 49.9]
 
 
 def test_the_second_stage_is_drawn_beside_the_line_of_the_first():

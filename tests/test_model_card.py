@@ -57,6 +57,7 @@ def run(captioner, tmp_path, monkeypatch):
         "decoder": "attention",
         "counts": {"photographs": {"train": 3, "dev": 3, "test": 3}, "vocabulary": 11},
         "recipes": {"ours": {"parameters": captioner.decoder.count_params()}},
+        "stage": "first stage",
         "scores": [{"name": "ours, beam 2", "recipe": "ours", "beam": 2, **scores}],
     }
     write_json(settings.metrics_file, metrics)

@@ -8,8 +8,8 @@
 - From captions and photographs to arrays: `captions`, `photographs`, `encoder`, `feature_files`,
   `features`, `batches`
 - The model, and captions from it: `layers`, `decoder`, `search`
-- Teaching it and judging it: `metrics`, `agreement`, `journal`, `training`, `self_critical`,
-  `evaluation`
+- Teaching it and judging it: `metrics`, `consensus`, `agreement`, `journal`, `training`,
+  `self_critical`, `evaluation`
 - Showing and using it: `architecture`, `charts`, `pictures`, `figures`, `captioner`,
   `model_card`, `fine_tuning`
 - Running the notebooks: `colab`, `run_notebooks`, `summary`

@@ -2,8 +2,8 @@
 
 import tempfile
 import zipfile
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import h5py
@@ -11,16 +11,19 @@ import keras
 import numpy as np
 
 from utils.captions import Vocabulary
+from utils.consensus import Consensus
 from utils.decoder import decoder_kind
 from utils.encoder import Encoder, load_encoder
 from utils.errors import StaleArtefactError
+from utils.evaluation import WIDE_TOKENS
 from utils.files import atomic_path, file_hash, read_json, require, write_json
 from utils.photographs import load_pixels
 from utils.search import MAX_TOKENS, Hypothesis, Searcher, captions_of
 from utils.settings import Settings
 
-BUNDLE_FORMAT = 2
+BUNDLE_FORMAT = 3
 BUNDLE_FILE, MODEL_FILE, VOCABULARY_FILE = "captioner.json", "model.keras", "vocabulary.json"
+CONSENSUS_FILE = "consensus.npz"
 # How well features of the probe must agree (Pearson) for other weights to be taken as the same:
 # rounding to 8 bits leaves 0.99, another training of the same network next to nothing.
 _SAME_WEIGHTS = 0.95
@@ -33,6 +36,29 @@ class SearchSettings:
     beam: int = 3
     length_penalty: float = 1.0
     max_tokens: int = MAX_TOKENS
+    sharpness: float | None = None  # of the consensus; None takes the most probable caption
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, float | None]) -> "SearchSettings":
+        """Takes a row of `try_searches` or `judge` in `utils.evaluation`."""
+        beam, penalty, sharpness = int(row["beam"]), row["length_penalty"], row["sharpness"]
+        if sharpness is None or np.isnan(sharpness):
+            return cls(beam, float(penalty))
+        return cls(beam, float(penalty), WIDE_TOKENS, float(sharpness))
+
+    @property
+    def words(self) -> str:
+        """Says it in a word or two, for tables."""
+        if self.sharpness is not None:
+            return f"consensus of {self.beam}"
+        return "greedy" if self.beam == 1 else f"beam {self.beam}"
+
+    def searcher(
+        self, decoder: keras.Model, consensus: Consensus | None = None, batch_size: int = 128
+    ) -> Searcher:
+        """Makes a searcher of these settings; `consensus` is needed if they have a sharpness."""
+        rank = None if self.sharpness is None else consensus.sharpened(self.sharpness).rank
+        return Searcher(decoder, self.beam, self.length_penalty, self.max_tokens, batch_size, rank)
 
 
 class Captioner:
@@ -48,20 +74,23 @@ class Captioner:
         decoder: keras.Model,
         vocabulary: Vocabulary,
         search: SearchSettings | None = None,
+        consensus: Consensus | None = None,
     ):
         self.encoder = encoder
         self.decoder = decoder
         self.vocabulary = vocabulary
         self.search = search or SearchSettings()
+        self.consensus = consensus
         self._kind = decoder_kind(decoder.name).features
-        self._searchers: dict[int, Searcher] = {}
+        self._searchers: dict[int | None, Searcher] = {}
 
     def caption(self, photo, beam: int | None = None) -> str:
         """Describes one photograph.
 
         Args:
             photo: a path, a PIL image, or an array `(height, width[, 3 or 4])` uint8.
-            beam: hypotheses to search with; default is what was chosen on dev, 1 is greedy.
+            beam: hypotheses to search with for the most probable caption, 1 is greedy; default is
+                the search that was chosen on dev.
 
         Raises:
             PhotographError: `photo` can't be read as a picture.
@@ -82,24 +111,28 @@ class Captioner:
             return []
         pixels = np.stack([load_pixels(photo, self.encoder.image_size) for photo in photos])
         encode = self.encoder.encode if self._kind == "pooled" else self.encoder.encode_spatial
-        return self._searcher(beam or self.search.beam).search(encode(pixels))
+        return self._searcher(beam).search(encode(pixels))
 
-    def _searcher(self, beam: int) -> Searcher:
+    def _searcher(self, beam: int | None) -> Searcher:
         if beam not in self._searchers:
-            options = asdict(self.search) | {"beam": beam}
-            self._searchers[beam] = Searcher(self.decoder, batch_size=32, **options)
+            search = self.search
+            if beam is not None:  # the most probable captions
+                search = replace(search, beam=beam, sharpness=None, max_tokens=MAX_TOKENS)
+            self._searchers[beam] = search.searcher(self.decoder, self.consensus, batch_size=32)
         return self._searchers[beam]
 
     def save(self, folder: Path, half: bool = False) -> None:
-        """Writes the bundle: model, vocabulary, and a description that holds them together.
+        """Writes the bundle: its files, and a description that holds them together.
 
         Args:
-            folder: where the three files go.
+            folder: where they go.
             half: whether the decoder's matrices are kept in half precision.
         """
         folder = Path(folder)
         save_decoder(self.decoder, folder / MODEL_FILE, half)
         self.vocabulary.save(folder / VOCABULARY_FILE)
+        if self.consensus is not None:
+            self.consensus.save(folder / CONSENSUS_FILE)
         describe_bundle(folder, self.encoder, self.decoder.name, self.search)
 
     @classmethod
@@ -107,7 +140,7 @@ class Captioner:
         """Loads a bundle that `save` wrote.
 
         Args:
-            folder: a run folder, or any other folder with the bundle's three files.
+            folder: a run folder, or any other folder with the files of a bundle.
             weights: of the encoder: "imagenet" or a weights file, which are then taken as they are.
                 Default: untrained ones if the decoder was trained with those, else the setting
                 WEIGHTS, which must give the features that the decoder was trained with.
@@ -125,7 +158,8 @@ class Captioner:
                 f"{folder / BUNDLE_FILE} has the format {found}; this version reads "
                 f"{BUNDLE_FORMAT}. Make it again with notebook 05."
             )
-        for name in (MODEL_FILE, VOCABULARY_FILE):
+        search = SearchSettings(**description["search"])
+        for name in _files_of(search):
             file = require(folder / name, "notebook 04_train_captioner")
             expected = description[f"{file.stem}_hash"]
             if (found := file_hash(file)) != expected:
@@ -143,7 +177,15 @@ class Captioner:
             )
         decoder = keras.saving.load_model(folder / MODEL_FILE, compile=False, safe_mode=True)
         vocabulary = Vocabulary.load(folder / VOCABULARY_FILE)
-        return cls(encoder, decoder, vocabulary, SearchSettings(**description["search"]))
+        consensus = None
+        if search.sharpness is not None:
+            consensus = Consensus.load(folder / CONSENSUS_FILE)
+        return cls(encoder, decoder, vocabulary, search, consensus)
+
+
+def _files_of(search: SearchSettings) -> list[str]:
+    """The files of a bundle beside its description."""
+    return [MODEL_FILE, VOCABULARY_FILE] + [CONSENSUS_FILE] * (search.sharpness is not None)
 
 
 def describe_bundle(folder: Path, encoder: Encoder, decoder: str, search: SearchSettings) -> Path:
@@ -160,8 +202,7 @@ def describe_bundle(folder: Path, encoder: Encoder, decoder: str, search: Search
         "probe": [round(float(feature), 5) for feature in encoder.probe()],
         "decoder": decoder,
         "search": asdict(search),
-        "model_hash": file_hash(folder / MODEL_FILE),
-        "vocabulary_hash": file_hash(folder / VOCABULARY_FILE),
+        **{f"{Path(name).stem}_hash": file_hash(folder / name) for name in _files_of(search)},
     }
     write_json(folder / BUNDLE_FILE, description)
     return folder / BUNDLE_FILE

@@ -159,12 +159,18 @@ def self_critical_curves(
 
 
 def search_on_dev(ax: Axes, rows: Sequence[Mapping[str, float]]) -> Axes:
-    """Draws dev CIDEr against the length penalty, a line for each beam, and rings the best.
+    """Draws dev CIDEr against the length penalty, a line for each beam, and rings the best beam.
 
     Args:
-        rows: dictionaries with `beam`, `length_penalty` and `CIDEr` (x100).
+        rows: dictionaries with `beam`, `length_penalty`, `sharpness` (NaN but for a consensus, the
+            best of which is drawn as a line) and `CIDEr` (x100).
     """
     table = pd.DataFrame(rows).sort_values(["beam", "length_penalty"])
+    consensus, table = table[table["sharpness"].notna()], table[table["sharpness"].isna()]
+    if len(consensus):
+        best = consensus.loc[consensus["CIDEr"].idxmax()]
+        label = f"consensus of {best['beam']:.0f}"
+        ax.axhline(best["CIDEr"], label=label, color="black", linewidth=2.5)
     kinds = [("o", "-"), ("s", "--"), ("^", "-."), ("D", ":"), ("v", "-")]
     colours = [BLUE, RED, GREEN, ORANGE, "black"]
     for place, (beam, own) in enumerate(table.groupby("beam")):

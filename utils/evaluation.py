@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from utils.captions import Vocabulary
+from utils.consensus import Consensus
 from utils.decoder import decoder_kind
 from utils.metrics import (
     Cider,
@@ -22,6 +23,11 @@ from utils.metrics import (
 from utils.search import Hypothesis, Searcher, captions_of
 from utils.training import CaptionSet
 
+# A consensus is found among the hypotheses of a wide beam. It is cut off where one caption in a
+# hundred is, since a wide beam otherwise goes on for a long time for nothing.
+WIDE_BEAM, WIDE_PENALTY, WIDE_TOKENS = 20, 0.7, 20
+SHARPNESSES = (0.1, 0.2, 0.3)
+
 
 def try_searches(
     decoder: keras.Model,
@@ -29,14 +35,29 @@ def try_searches(
     dev: CaptionSet,
     beams: Iterable[int] = (1, 3, 5),
     length_penalties: Sequence[float] = (0.5, 0.7, 1.0, 1.3),
+    consensus: Consensus | None = None,
 ) -> pd.DataFrame:
     """Scores a split with every beam and length penalty; a beam of 1 has no use for a penalty.
 
+    Args:
+        decoder, vocabulary, dev: what searches, and where.
+        beams, length_penalties: of searches for the most probable caption.
+        consensus: tried as well, in several sharpnesses, on a wide beam; None: not.
+
     Returns:
-        Columns `beam`, `length_penalty` and one for each score, x100; best CIDEr first.
+        Columns `beam`, `length_penalty`, `sharpness` (of the consensus, NaN without) and one for
+        each score, x100; best CIDEr first.
     """
-    searchers = _searchers(decoder, beams)
-    return _try(searchers.values(), vocabulary, dev.features, dev.references, length_penalties)
+    known = (vocabulary, dev.features, dev.references)
+    tried = _try(_searchers(decoder, beams).values(), *known, length_penalties)
+    if consensus is not None:
+        tried += _try_consensus(wide_searcher(decoder), *known, consensus)
+    return _best_first(tried)
+
+
+def wide_searcher(decoder: keras.Model | Sequence[keras.Model]) -> Searcher:
+    """A searcher whose hypotheses are for a consensus to rank."""
+    return Searcher(decoder, WIDE_BEAM, WIDE_PENALTY, WIDE_TOKENS)
 
 
 def try_beams(
@@ -74,6 +95,7 @@ def score_row(
         "images": len(captions),
         "beam": searcher.beam,
         "length_penalty": searcher.length_penalty,
+        "consensus": searcher.rank is not None,
         **_all_scores(captions, references),
     }
 
@@ -164,6 +186,7 @@ def judge(
     length_penalties: Sequence[float] = (0.7, 1.0),
     seed: int = 42,
     kinds: Sequence[str] | None = None,
+    consensus: Consensus | None = None,
 ) -> tuple[dict, list[str]]:
     """Chooses the search of a decoder, or of several together, on dev, and scores test with it.
 
@@ -177,6 +200,7 @@ def judge(
         seed: of the resamples behind the intervals.
         kinds: which features each decoder reads, where these aren't its decoder's kind: those of a
             fine-tuned CNN.
+        consensus: tried on dev as well; None: not.
 
     Returns:
         A row of `comparison.json`, and the captions of test. The row has the name, the kinds of the
@@ -190,10 +214,18 @@ def judge(
         return arrays if len(arrays) > 1 else arrays[0]
 
     searchers = _searchers(decoders, beams)
-    references = dev[kinds[0]].references
-    chosen = _try(searchers.values(), vocabulary, read(dev), references, length_penalties).iloc[0]
-    searcher = searchers[chosen["beam"]]
-    searcher.length_penalty = float(chosen["length_penalty"])
+    known = (vocabulary, read(dev), dev[kinds[0]].references)
+    tried = _try(searchers.values(), *known, length_penalties)
+    if consensus is not None:
+        wide = wide_searcher(decoders)
+        tried += _try_consensus(wide, *known, consensus)
+    chosen = _best_first(tried).iloc[0]
+    if np.isnan(chosen["sharpness"]):
+        searcher = searchers[chosen["beam"]]
+        searcher.length_penalty = float(chosen["length_penalty"])
+    else:
+        searcher = wide
+        searcher.rank = consensus.sharpened(float(chosen["sharpness"])).rank
     captions = captions_of(searcher.best(read(test)), vocabulary)
     references = test[kinds[0]].references
     row = {
@@ -202,7 +234,8 @@ def judge(
         "parameters": sum(decoder.count_params() for decoder in decoders),
         "beam": searcher.beam,
         "length_penalty": searcher.length_penalty,
-        "dev": {score: float(chosen[score]) for score in chosen.index[2:]},
+        "sharpness": None if searcher.rank is None else float(chosen["sharpness"]),
+        "dev": {score: float(chosen[score]) for score in chosen.index[3:]},
         "test": _all_scores(captions, references),
         "intervals": bootstrap_intervals(captions, references, seed=seed),
     }
@@ -265,15 +298,34 @@ def _is_not_about_tracing(record: logging.LogRecord) -> bool:
 
 def _try(
     searchers: Iterable[Searcher], vocabulary, features, references, length_penalties
-) -> pd.DataFrame:
-    """Scores every search, as `try_searches` returns it."""
+) -> list[dict]:
+    """Scores the most probable captions of every search."""
     rows = []
     for searcher in searchers:
         for length_penalty in length_penalties if searcher.beam > 1 else (1.0,):
             searcher.length_penalty = length_penalty
             captions = captions_of(searcher.best(features), vocabulary)
-            row = {"beam": searcher.beam, "length_penalty": length_penalty}
+            row = {"beam": searcher.beam, "length_penalty": length_penalty, "sharpness": np.nan}
             rows.append({**row, **score_captions(captions, references)})
+    return rows
+
+
+def _try_consensus(
+    searcher: Searcher, vocabulary, features, references, consensus: Consensus
+) -> list[dict]:
+    """Scores the consensus in every sharpness; the hypotheses are searched for once."""
+    found = searcher.search(features)
+    rows = []
+    for sharpness in SHARPNESSES:
+        rank = consensus.sharpened(sharpness).rank
+        captions = captions_of([rank(hypotheses)[0] for hypotheses in found], vocabulary)
+        row = {"beam": searcher.beam, "length_penalty": searcher.length_penalty}
+        row["sharpness"] = sharpness
+        rows.append({**row, **score_captions(captions, references)})
+    return rows
+
+
+def _best_first(rows: list[dict]) -> pd.DataFrame:
     return pd.DataFrame(rows).sort_values("CIDEr", ascending=False, ignore_index=True)
 
 

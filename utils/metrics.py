@@ -144,7 +144,7 @@ class Cider:
     SIGMA = 6.0
 
     def __init__(self, references: Sequence[Sequence[Tokens]]):
-        counted = [[_all_ngrams(tokens) for tokens in group] for group in references]
+        counted = [[all_ngrams(tokens) for tokens in group] for group in references]
         self._photographs_with = Counter(
             chain.from_iterable(set(chain.from_iterable(group)) for group in counted)
         )
@@ -163,7 +163,7 @@ class Cider:
     def score(self, tokens: Tokens, row: int) -> float:
         """Score of one candidate against the references in the place `row`, 0 to 10."""
         references = self._references[row]
-        weights, norms, length = self._vector(_all_ngrams(tokens))
+        weights, norms, length = self._vector(all_ngrams(tokens))
         total = 0.0
         for other_weights, other_norms, other_length in references:
             products = [0.0] * MAX_ORDER
@@ -189,7 +189,8 @@ class Cider:
         return weights, [math.sqrt(square) for square in squares], bigrams
 
 
-def _all_ngrams(tokens: Tokens) -> Counter:
+def all_ngrams(tokens: Sequence) -> Counter:
+    """Counts the n-grams of orders one to four, as tuples; tokens are words or their numbers."""
     counts = Counter()
     for order in range(1, MAX_ORDER + 1):
         counts.update(ngrams(tokens, order))

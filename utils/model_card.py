@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from string import Template
 
-from utils.captioner import BUNDLE_FILE, MODEL_FILE, Captioner
+from utils.captioner import BUNDLE_FILE, MODEL_FILE, Captioner, SearchSettings
 from utils.dataset import load_dataset
 from utils.errors import CaptionProjectError, SettingsError
 from utils.files import file_hash, read_json, require, write_json, write_text
@@ -60,7 +60,7 @@ def score_split(captioner: Captioner, settings: Settings, split: str) -> dict[st
 
 def card_text(folder: Path, card: dict, metrics: dict, settings: Settings) -> str:
     """Fills the template of a model card: what made it, what it scores, what it can't do."""
-    search = read_json(folder / BUNDLE_FILE)["search"]
+    search = SearchSettings(**read_json(folder / BUNDLE_FILE)["search"])
     chosen = [row for row in metrics["scores"] if row["recipe"] == "ours"][-1]
     rows = [["", *_SHOWN], ["---", *["---:"] * len(_SHOWN)]]
     for name, scores in (("dev, with these files", card["dev"]), ("test, in the run", chosen)):
@@ -76,8 +76,10 @@ def card_text(folder: Path, card: dict, metrics: dict, settings: Settings) -> st
         decoder=metrics["decoder"],
         parameters=f"{metrics['recipes']['ours']['parameters']:,}",
         vocabulary=f"{counts['vocabulary']:,}",
-        beam=search["beam"],
-        length_penalty=search["length_penalty"],
+        recipe="our recipe (notebook 04)"
+        + (", with the self-critical stage" if metrics["stage"] == "second stage" else ""),
+        search=f"{search.words}, length penalty {search.length_penalty}"
+        + (f", sharpness {search.sharpness}" if search.sharpness else ""),
         **{split: f"{count:,}" for split, count in counts["photographs"].items()},
         command=f"make run model {chosen_settings}",
         model_hash=file_hash(folder / MODEL_FILE),

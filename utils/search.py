@@ -1,6 +1,6 @@
 """Search: the best captions that decoders find, greedily or with a beam, for many photographs."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import keras
@@ -59,7 +59,7 @@ class BeamStep(keras.Model):
             each one grew from; and, if a single decoder tells it, "attention" `(n, beam, places)`,
             where the beams that came in looked.
         """
-        states, log_probabilities = {}, 0.0
+        states, logits, normaliser = {}, 0.0, 0.0
         for place, step in enumerate(self.steps):
             prefix = f"{place}."
             own = {
@@ -68,19 +68,24 @@ class BeamStep(keras.Model):
                 if name.startswith(prefix)
             }
             outputs = dict(step({"token": inputs["token"], **own}))
-            log_probabilities += ops.log_softmax(outputs.pop("logits"), axis=-1) / len(self.steps)
+            scores = outputs.pop("logits")
+            logits += scores / len(self.steps)
+            normaliser += ops.logsumexp(scores, axis=-1) / len(self.steps)
             attention = outputs.pop("attention", None)
             states |= {prefix + name: value for name, value in outputs.items()}
 
-        vocabulary_size = log_probabilities.shape[-1]
-        forbidden = np.zeros(vocabulary_size, "float32")
-        forbidden[[PAD, START, UNKNOWN]] = _NEVER
+        # Only the best words of each beam are looked at further: whatever is done to a whole row of
+        # the vocabulary costs more than all else together. Forbidden are three words at most.
+        few = min(self.beam + 3, logits.shape[-1])
+        best, words = ops.top_k(logits, few)  # (n, beam, few)
+        forbidden = (words == PAD) | (words == START) | (words == UNKNOWN)
         # Forbidden after the softmax: a caption's score stays the decoder's own probability of it.
-        totals = ops.expand_dims(inputs["total"], -1) + log_probabilities + forbidden
-        totals = ops.reshape(totals, (-1, self.beam * vocabulary_size))
-        total, choice = ops.top_k(totals, self.beam)  # (n, beam), best first
-        parent = choice // vocabulary_size
-        token = ops.expand_dims(choice % vocabulary_size, -1)
+        totals = ops.expand_dims(inputs["total"] - normaliser, -1) + best
+        totals = ops.where(forbidden, totals + _NEVER, totals)
+        total, choice = ops.top_k(ops.reshape(totals, (-1, self.beam * few)), self.beam)
+        parent = choice // few  # (n, beam), best first
+        token = ops.take_along_axis(ops.reshape(words, (-1, self.beam * few)), choice, axis=1)
+        token = ops.expand_dims(token, -1)
         grown = {name: self._of_parents(value, parent) for name, value in states.items()}
         if attention is not None and len(self.steps) == 1:
             grown["attention"] = attention
@@ -105,6 +110,8 @@ class Searcher:
             captions, 1 compares the mean per token.
         max_tokens: where search gives up on a hypothesis.
         batch_size: photographs searched at once.
+        rank: orders the hypotheses of a photograph anew, `utils.consensus.Consensus.rank` for
+            example; default is by their score.
     """
 
     def __init__(
@@ -114,6 +121,7 @@ class Searcher:
         length_penalty: float = 1.0,
         max_tokens: int = MAX_TOKENS,
         batch_size: int = 128,
+        rank: Callable[[list[Hypothesis]], list[Hypothesis]] | None = None,
     ):
         if beam < 1 or max_tokens < 1:
             raise ValueError(
@@ -130,6 +138,7 @@ class Searcher:
         self.length_penalty = length_penalty
         self.max_tokens = max_tokens
         self.batch_size = batch_size
+        self.rank = rank
         self._starts = [pair.start for pair in models]
         self._states = [set(pair.step.output) - {"logits", "attention"} for pair in models]
         self._step = BeamStep([pair.step for pair in models], beam)
@@ -159,7 +168,7 @@ class Searcher:
             missing = self.batch_size - count if start else 0  # a second shape would compile
             padded = [np.concatenate([rows, np.repeat(rows[-1:], missing, 0)]) for rows in batches]
             found += self._search_batch(padded)[:count]
-        return found
+        return found if self.rank is None else list(map(self.rank, found))
 
     def best(
         self, features: np.ndarray | Sequence[np.ndarray], progress: bool = False

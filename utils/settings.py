@@ -119,6 +119,10 @@ class Settings:
         return self.run_folder / "model_first_stage.keras"
 
     @property
+    def second_stage_model_file(self) -> Path:
+        return self.run_folder / "model_second_stage.keras"
+
+    @property
     def training_file(self) -> Path:
         return self.run_folder / "training.json"
 
@@ -137,6 +141,10 @@ class Settings:
     @property
     def metrics_file(self) -> Path:
         return self.run_folder / "metrics.json"
+
+    @property
+    def consensus_file(self) -> Path:
+        return self.run_folder / "consensus.npz"
 
     @property
     def comparison_file(self) -> Path:
