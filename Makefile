@@ -10,7 +10,7 @@ INSTALLED := $(VENV)/installed
 
 # A small run of every notebook that is the same on every machine, with and without network.
 SMALL_RUN := DATASET=sample DATA= ENCODER=xception WEIGHTS=none DECODER=merge \
-	EPOCHS=2 SEED=42 LIMIT=60 RUNS=build/small-run
+	EPOCHS=2 SEED=42 LIMIT=60 RUNS=build/small-run DEVICES= PROCESSES= PROCESS=
 
 # A renamed or moved folder still runs its own code, and no one else's.
 export PYTHONPATH := $(CURDIR)
@@ -32,7 +32,8 @@ help:
 	@echo "make publish    for maintainers: keep a run's numbers and figures in report/"
 	@echo
 	@echo "Settings, as in 'make run DATASET=flickr8k EPOCHS=10':"
-	@echo "  DATASET DATA ENCODER WEIGHTS DECODER EPOCHS SEED LIMIT RUNS (see README.md)"
+	@echo "  DATASET DATA ENCODER WEIGHTS DECODER EPOCHS SEED LIMIT RUNS"
+	@echo "  DEVICES PROCESSES PROCESS ADDRESS (see README.md)"
 
 install: $(INSTALLED)
 

@@ -189,3 +189,21 @@ def test_outputs_written_in_place_leave_the_notebook_up_to_date(settings, folder
     assert (folder / "01_show.ipynb").read_bytes() == first
     assert "shown" in texts(folder / "01_show.ipynb")
     assert capsys.readouterr().out.count("up to date") == 2
+
+
+def test_a_run_can_stop_after_a_notebook_and_go_on_later(settings, folder, capsys):
+    for name in ("01_first", "02_second", "03_third"):
+        write_notebook(folder / f"{name}.ipynb", f"open('{name}.txt', 'a').write('run ')")
+    run_all(settings, folder, until="02")
+    assert {file.stem for file in folder.glob("*.txt")} == {"01_first", "02_second"}
+    run_all(settings, folder)
+    assert {file.read_text() for file in folder.glob("*.txt")} == {"run "}
+    assert capsys.readouterr().out.count("up to date") == 2
+
+
+def test_notebooks_are_not_run_by_several_processes(settings, folder):
+    write_notebook(folder / "01_first.ipynb", "open('first.txt', 'w').write('run')")
+    together = replace(settings, devices=2, processes=2, address="10.0.0.1:5000")
+    with pytest.raises(NotebookError, match=r"PROCESSES is 2.*utils\.run_stages"):
+        run_all(together, folder)
+    assert not (folder / "first.txt").exists()

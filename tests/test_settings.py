@@ -59,3 +59,24 @@ def test_a_value_that_makes_no_sense_is_refused_by_name(variable, value, message
 def test_paths_in_the_project_are_shown_without_the_machine():
     assert short_path(PROJECT / "data" / "runs") == Path("data/runs")
     assert short_path(Path("/elsewhere/file")) == Path("/elsewhere/file")
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"DEVICES": "0"}, r"DEVICES is 0"),
+        ({"DEVICES": "3", "PROCESSES": "2"}, r"DEVICES is 3 and PROCESSES 2.*equally many"),
+        ({"PROCESS": "1"}, r"PROCESS is 1 and PROCESSES 1.*counted from 0"),
+        ({"DEVICES": "2", "PROCESSES": "2"}, r"ADDRESS is ''; expected host:port"),
+    ],
+)
+def test_devices_and_processes_that_do_not_fit_are_refused(values, message):
+    with pytest.raises(SettingsError, match=message):
+        Settings.from_environment(values)
+
+
+def test_where_it_is_computed_makes_no_other_run():
+    together = {"DEVICES": "4", "PROCESSES": "2", "PROCESS": "1", "ADDRESS": "10.0.0.1:5000"}
+    settings = Settings.from_environment(together)
+    assert (settings.devices, settings.processes, settings.process) == (4, 2, 1)
+    assert settings.run_folder == Settings().run_folder

@@ -1,6 +1,6 @@
 """Photograph captioning with a CNN encoder and an LSTM decoder, in the order of the data.
 
-- What everything stands on: `errors`, `settings`, `files`
+- What everything stands on: `errors`, `settings`, `files`, `devices`
 - The layout of a data set, and drawing the sample: `dataset_files`, `scenes.story`,
   `scenes.words`, `scenes.captions`, `scenes.pen`, `scenes.plants`, `scenes.backgrounds`,
   `scenes.people`, `scenes.things`, `scenes.drawing`, `scenes`
@@ -12,7 +12,7 @@
   `self_critical`, `evaluation`
 - Showing and using it: `architecture`, `charts`, `pictures`, `figures`, `captioner`,
   `model_card`, `fine_tuning`
-- Running the notebooks: `colab`, `run_notebooks`, `summary`
+- Running the notebooks: `run_stages`, `colab`, `run_notebooks`, `summary`
 
 A module imports only from modules before it; a test reads this list.
 """

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 
 from utils.captions import PAD
+from utils.devices import Share
 
 # Lengths that batches are padded to. Every length is compiled once, so there are only a few; real
 # captions are short, so the steps are fine where most captions lie.
@@ -44,6 +45,8 @@ class CaptionBatches(keras.utils.PyDataset):
         mirrored: features of the mirror images, same shape as `features`. Each photograph then
             comes as it is or as its mirror image, by a throw of the seed for each epoch.
         by_photo: whether the captions of a photograph come together.
+        share: which part of every batch to give, where several devices share it. The parts of all
+            processes make up the batch; photographs whose captions are nothing but PAD fill up.
     """
 
     def __init__(
@@ -56,6 +59,7 @@ class CaptionBatches(keras.utils.PyDataset):
         epoch: int = 0,
         mirrored: np.ndarray | None = None,
         by_photo: bool = False,
+        share: Share | None = None,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -74,6 +78,7 @@ class CaptionBatches(keras.utils.PyDataset):
         self.captions = captions
         self.seed = seed
         self.epoch = epoch
+        self.share = share or Share()
         members: dict[int, list[int]] = {}
         for caption, row in enumerate(rows):
             members.setdefault(int(row) if by_photo else caption, []).append(caption)
@@ -91,21 +96,22 @@ class CaptionBatches(keras.utils.PyDataset):
 
     def __getitem__(self, index: int):
         groups = self._batches[index]
-        shape = (len(groups), self._together, self._bucket_of[groups[0]])
+        places = self.share.places(len(groups))
+        shape = (len(places), self._together, self._bucket_of[groups[0]])
         tokens, targets = np.full(shape, PAD, "int32"), np.full(shape, PAD, "int32")
-        for photo, group in enumerate(groups):
-            for place, member in enumerate(self._groups[group]):
+        for photo in np.flatnonzero(places >= 0):
+            for place, member in enumerate(self._groups[groups[places[photo]]]):
                 caption = self.captions[member]
                 tokens[photo, place, : len(caption) - 1] = caption[:-1]
                 targets[photo, place, : len(caption) - 1] = caption[1:]
-        return (self._features_of(groups, index), tokens), targets
+        return (self._features_of(groups, places, index), tokens), targets
 
-    def _features_of(self, groups: np.ndarray, index: int) -> np.ndarray:
-        rows = self._rows[groups]
+    def _features_of(self, groups: np.ndarray, places: np.ndarray, index: int) -> np.ndarray:
+        rows = self._rows[groups[places]]
         features = np.array(self.features[rows])
         if self.mirrored is not None:
             random = np.random.default_rng([self.seed, self.epoch, index])
-            swapped = random.random(len(rows)) < 0.5
+            swapped = (random.random(len(groups)) < 0.5)[places]
             features[swapped] = self.mirrored[rows[swapped]]
         return features
 

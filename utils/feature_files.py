@@ -7,6 +7,8 @@ both hidden. The manifest is written last: where it stands, everything stands.
 
 import json
 import os
+import shutil
+from copy import copy
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -19,6 +21,7 @@ from utils.files import read_json, require, write_json
 # Of a whole grid there are 49 to 200 times as many numbers to store as of its mean.
 DTYPES = {"pooled": "float32", "spatial": "float16", "middle": "float16"}
 MADE_BY = "notebook 03"
+_BLOCK = 1 << 20  # bytes copied at once: constant memory for files of any size
 
 
 @dataclass
@@ -43,6 +46,14 @@ class FeatureFiles:
         self.manifest = folder / f"{stem}.json"
         self.partial = folder / f".{stem}.part.npy"
         self.progress = folder / f".{stem}.part.json"
+
+    def part(self, start: int, stop: int) -> "FeatureFiles":
+        """Where one of several processes keeps the rows of photographs `start` to `stop`."""
+        part, stem = copy(self), self.array.stem
+        part.array = self.array.with_name(f".{stem}-{start}-{stop}.npy")
+        part.partial = self.array.with_name(f".{stem}-{start}-{stop}.part.npy")
+        part.progress = self.array.with_name(f".{stem}-{start}-{stop}.part.json")
+        return part
 
     @property
     def finished(self) -> bool:
@@ -104,6 +115,30 @@ class FeatureFiles:
         _to_disk(output)  # first, so that the record never promises what is not there
         progress.end = output.tell()
         write_json(self.progress, asdict(progress))
+
+    def join(self, parts: list["FeatureFiles"]) -> Progress:
+        """Puts the complete partial arrays of several processes behind each other, into one."""
+        records = [Progress(**read_json(part.progress)) for part in parts]
+        made_from = records[0].made_from
+        whole = Progress(made_from, 0, 0, {}, max(record.seconds for record in records))
+        with self.partial.open("wb") as output:
+            _write_header(output, made_from["dtype"], [0, *made_from["row_shape"]])
+            header = output.tell()
+            for part, record in zip(parts, records, strict=True):
+                whole.done += record.done
+                whole.unreadable |= record.unreadable
+                with part.partial.open("rb") as rows:
+                    rows.seek(header)
+                    shutil.copyfileobj(rows, output, _BLOCK)
+            self.save_progress(output, whole)
+        return whole
+
+    def remove_parts(self) -> None:
+        """Removes what `part` names, also what processes left that were killed."""
+        # Records first: one without its array is a beginning, an array without its record nothing.
+        for ending in ("json", "npy"):
+            for file in self.array.parent.glob(f".{self.array.stem}-*-*.part.{ending}"):
+                file.unlink()
 
     def finish(self, progress: Progress, photos: list[str]) -> None:
         """Turns the complete partial array into the finished one; `photos` are all photographs."""

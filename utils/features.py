@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 from tqdm import tqdm
 
+from utils.devices import agree, is_first, processes, wait
 from utils.errors import DatasetError, EncoderError, PhotographError, StaleArtefactError
 from utils.feature_files import DTYPES, MADE_BY, FeatureFiles, Progress
 from utils.files import content_hash, require
@@ -103,7 +104,8 @@ def extract_features(
     """Computes the features of all photographs, training split first, or takes the finished ones.
 
     Threads decode photographs while the CNN is at work. Rows are appended to a file, so memory does
-    not grow with the data set, and a run that was killed goes on after its last progress record.
+    not grow with the data set, and a run that was killed goes on after its last progress record. Of
+    several processes each takes a part of the photographs; see `utils.devices`.
 
     Args:
         folder: where the files go: `pooled.npy`, `spatial.npy` or `pooled_mirrored.npy`, each with
@@ -124,15 +126,29 @@ def extract_features(
     if not photos:
         raise DatasetError("The data set has no photographs. Check its folder and split files.")
     made_from = _made_from(encoder, dataset, photos, kind, mirrored)
+    agree([made_from | {"weights": None}, files.finished], f"the {kind} features")
     if files.finished:
         files.refuse_stale(made_from)
         return load_features(folder, kind, encoder.name, mirrored)
 
-    progress = files.resume(made_from)
-    with files.partial.open("r+b") as output:
+    process, count = processes()
+    bounds = _bounds(len(photos), batch_size, count)
+    parts = [files.part(*part) for part in bounds] if count > 1 else [files]
+    own = parts[process]
+    progress = own.resume(made_from)
+    with own.partial.open("r+b") as output:
         output.seek(progress.end)
-        _append_rows(output, progress, files, encoder, dataset, photos, batch_size)
-    files.finish(progress, photos)
+        _append_rows(
+            output, progress, own, encoder, dataset, photos[slice(*bounds[process])], batch_size
+        )
+    wait()
+    if is_first():
+        if count > 1:
+            progress = files.join(parts)
+            _refuse_too_many(progress)
+        files.finish(progress, photos)
+        files.remove_parts()
+    wait()
     return replace(load_features(folder, kind, encoder.name, mirrored), reused=False)
 
 
@@ -194,6 +210,13 @@ def _made_from(
     }
 
 
+def _bounds(photographs: int, batch_size: int, processes: int) -> list[tuple[int, int]]:
+    """First and last photograph of every process: whole batches, the same as one process makes."""
+    batches = -(-photographs // batch_size)
+    starts = [batch_size * (batches * number // processes) for number in range(processes)]
+    return list(zip(starts, [*starts[1:], photographs], strict=True))
+
+
 def _append_rows(
     output: BinaryIO,
     progress: Progress,
@@ -215,8 +238,7 @@ def _append_rows(
                     progress.unreadable[photo] = str(pixels)
                 else:
                     readable.append(pixels)
-            if len(progress.unreadable) > _MOST_UNREADABLE * len(photos):
-                raise _too_many(progress.unreadable, len(photos))
+            _refuse_too_many(progress)
             if readable:
                 output.write(_rows(np.stack(readable), encoder, progress.made_from, batch_size))
             progress.done += len(batch)
@@ -271,9 +293,11 @@ def _rows(
     return rows
 
 
-def _too_many(unreadable: dict[str, str], photographs: int) -> DatasetError:
-    return DatasetError(
-        f"{len(unreadable)} of {photographs} photographs can't be read, more than "
-        f"{_MOST_UNREADABLE:.0%}; that looks like a broken copy of the data set. Copy or download "
-        f"it again. The first ones: {' '.join(list(unreadable.values())[:3])}"
-    )
+def _refuse_too_many(progress: Progress) -> None:
+    unreadable, photographs = progress.unreadable, progress.made_from["photographs"]
+    if len(unreadable) > _MOST_UNREADABLE * photographs:
+        raise DatasetError(
+            f"{len(unreadable)} of {photographs} photographs can't be read, more than "
+            f"{_MOST_UNREADABLE:.0%}; that looks like a broken copy of the data set. Copy or "
+            f"download it again. The first ones: {' '.join(list(unreadable.values())[:3])}"
+        )

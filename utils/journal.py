@@ -1,7 +1,8 @@
 """The journal of a training: what every epoch came to, on disk before the next one begins.
 
 After every epoch the weights are written first, then `history.csv`: its last row is the truth about
-how far the training came, and what a killed one goes on from.
+how far the training came, and what a killed one goes on from. Of several processes only the first
+one writes, and the others wait.
 """
 
 import time
@@ -13,6 +14,7 @@ import pandas as pd
 from keras import ops
 from tqdm import tqdm
 
+from utils.devices import from_first, is_first, wait
 from utils.files import atomic_path
 from utils.metrics import Cider, tokenize
 from utils.search import Searcher, captions_of
@@ -78,6 +80,7 @@ class Journal(keras.callbacks.Callback):
             desc=self.folder.name.rsplit("-", 1)[0],
             unit="batch",
             mininterval=1,
+            disable=not is_first(),
         )
 
     def on_train_end(self, logs=None):
@@ -98,15 +101,18 @@ class Journal(keras.callbacks.Callback):
         row = {
             "epoch": epoch + 1,
             **self.measure(logs),
-            "dev_cider": self.score_dev(),
+            "dev_cider": from_first(self.score_dev()),  # so that all find the same epoch best
             "learning_rate": float(ops.convert_to_numpy(self.model.optimizer.learning_rate)),
         }
         seconds = {"epoch": row["epoch"], "seconds": round(time.monotonic() - self.begun, 2)}
-        with atomic_path(weights_file(self.folder, row["epoch"])) as part:
-            self.model.save_weights(part)
+        if is_first():
+            with atomic_path(weights_file(self.folder, row["epoch"])) as part:
+                self.model.save_weights(part)
         _write_rows(self.folder / "seconds.csv", read_seconds(self.folder), seconds)
         self.history = _write_rows(self.folder / "history.csv", self.history, row)
-        self._remove_weights_except({row["epoch"], best_epoch_of(self.history)})
+        if is_first():
+            self._remove_weights_except({row["epoch"], best_epoch_of(self.history)})
+        wait()  # what comes next may read these files
         shown = ", ".join(
             f"{name.replace('_', ' ')} {row[name]:.3g}"
             for name in row
@@ -135,9 +141,10 @@ class Journal(keras.callbacks.Callback):
 
 
 def _write_rows(file: Path, table: pd.DataFrame, row: dict) -> pd.DataFrame:
-    """Writes `table` with one more row and returns it."""
+    """Writes `table` with one more row, in the first process, and returns it."""
     rows = [table] if len(table) else []  # pandas warns about joining an empty table
     table = pd.concat([*rows, pd.DataFrame([row])], ignore_index=True)
-    with atomic_path(file) as part:
-        table.to_csv(part, index=False)
+    if is_first():
+        with atomic_path(file) as part:
+            table.to_csv(part, index=False)
     return table

@@ -27,7 +27,11 @@ from utils.files import content_hash, file_hash, read_json, write_json, write_te
 from utils.settings import PROJECT, Settings, short_path
 
 NOTEBOOKS = PROJECT / "notebooks"
-_NOT_IN_NOTEBOOKS = ("run_notebooks", "summary")  # modules no notebook's result depends on
+_NOT_IN_NOTEBOOKS = (
+    "run_stages",
+    "run_notebooks",
+    "summary",
+)  # modules no notebook's result depends on
 _TERMINAL_CODES = re.compile(r"\x1b\[[0-9;]*m")
 _ERROR_LINES = 15  # of a traceback, whose beginning is mostly library code
 # The page needs no network: of the scripts that the stock template loads only MathJax stays, and
@@ -37,8 +41,12 @@ _PAGE = """{% extends 'lab/index.html.j2' %}
 {% block html_head_js_mermaidjs %}{% endblock %}"""
 
 
-def run_all(settings: Settings, folder: Path, in_place: bool = False) -> None:
-    """Brings every notebook of `folder` up to date, in the order of their names.
+def run_all(
+    settings: Settings, folder: Path, in_place: bool = False, until: str | None = None
+) -> None:
+    """Brings the notebooks of `folder` up to date, in the order of their names.
+
+    All of them, or those up to the one whose name begins with `until`, such as "02".
 
     Writes, in the run's folder: executed notebooks as .ipynb and .html, `completed.json` (what each
     was made from, and the files it left) and `timings.json` (seconds per notebook).
@@ -49,6 +57,13 @@ def run_all(settings: Settings, folder: Path, in_place: bool = False) -> None:
     notebooks = sorted(folder.glob("[0-9][0-9]_*.ipynb"))
     if not notebooks:
         raise NotebookError(f"{folder} holds no notebook named like 01_topic.ipynb.")
+    if settings.processes > 1:
+        raise NotebookError(
+            f"PROCESSES is {settings.processes}, and notebooks run in one process. Run them "
+            "without it; what several processes can do together is `python -m utils.run_stages`."
+        )
+    if until is not None:
+        notebooks = [notebook for notebook in notebooks if notebook.stem[: len(until)] <= until]
     completed = _completed(settings)
     before = _common_fingerprint(settings)
     for position, notebook in enumerate(notebooks):
@@ -241,9 +256,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--in-place", action="store_true", help="write the outputs back into notebooks/ as well"
     )
+    parser.add_argument(
+        "--until", metavar="NN", help="stop after the notebook of this number, such as 02"
+    )
     options = parser.parse_args(arguments)
     try:
-        run_all(Settings.from_environment(), NOTEBOOKS, options.in_place)
+        run_all(Settings.from_environment(), NOTEBOOKS, options.in_place, options.until)
     except CaptionProjectError as error:
         print(f"\n{error}", file=sys.stderr)
         return 1

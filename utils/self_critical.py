@@ -21,6 +21,7 @@ from keras import ops
 from utils.batches import bucket_length
 from utils.captions import END, PAD, START, UNKNOWN, Vocabulary
 from utils.decoder import decoder_kind, search_models
+from utils.devices import agree, is_first, share, spread
 from utils.files import content_hash, write_json
 from utils.journal import Journal, best_epoch_of, read_history, read_seconds, weights_file
 from utils.metrics import Cider, tokenize
@@ -167,6 +168,7 @@ def advantages(rewards: np.ndarray) -> np.ndarray:
     return rewards - others
 
 
+@spread()
 def refine(
     first: Training,
     recipe: Recipe,
@@ -180,7 +182,8 @@ def refine(
 ) -> Training:
     """Trains a trained decoder further on its own captions, or goes on where it was killed.
 
-    Dropout is off: what is judged must be what was drawn.
+    Dropout is off: what is judged must be what was drawn. On DEVICES devices, if that is set: they
+    share the steps, and each draws all captions for itself.
 
     Args:
         first: the finished first stage; this one lies in a folder inside its own.
@@ -200,7 +203,8 @@ def refine(
     identity = {"first": first.folder.name, "best_epoch": first.best_epoch, "stage": asdict(stage)}
     identity["seed"] = seed
     folder = first.folder / f"self_critical-{content_hash(identity)[:8]}"
-    write_json(folder / "training.json", identity)
+    if is_first():
+        write_json(folder / "training.json", identity)
     model = kind.build(
         len(vocabulary),
         training.features.shape[1:],
@@ -210,6 +214,7 @@ def refine(
     model.set_weights(first.model.get_weights())
     model.get_layer("standardise").finalize_state()  # which setting weights alone doesn't do
     history = read_history(folder, HISTORY_COLUMNS)
+    agree([identity, len(history)], f"the second stage {folder.name}")
     steps = -(-len(training.photos) // stage.batch_size)
     if len(history) < stage.epochs:
         optimizer = keras.optimizers.Adam(
@@ -291,5 +296,8 @@ def _step(model, features: np.ndarray, drawn: np.ndarray, advantage: np.ndarray)
     tokens[..., 0] = START
     tokens[..., 1:] = np.where(targets[..., :-1] == END, PAD, targets[..., :-1])
     real = targets != PAD
-    weights = advantage[..., None] * real / real.sum()
-    model.train_on_batch([features, tokens], targets, sample_weight=weights.astype("float32"))
+    weights = (advantage[..., None] * real / real.sum()).astype("float32")
+    places = share().places(len(targets))
+    weights = np.where(places[:, None, None] < 0, np.float32(0), weights[places])
+    inputs = [features[places], tokens[places]]
+    model.train_on_batch(inputs, targets[places], sample_weight=weights)

@@ -28,6 +28,11 @@ class Settings:
     seed: int = 42  # SEED: of everything that is drawn at random
     limit: int | None = None  # LIMIT: keep so many photographs only, to try things out
     runs: Path = field(default=PROJECT / "data" / "runs")  # RUNS: where run folders are made
+    # Where something is computed, and never what: see utils/devices.py.
+    devices: int = 1  # DEVICES: that share every batch, of all processes together
+    processes: int = 1  # PROCESSES: that work together, on one machine or several
+    process: int = 0  # PROCESS: the number of this one, counted from 0
+    address: str = ""  # ADDRESS: host:port of process 0, for the others to find it
 
     def __post_init__(self):
         if self.dataset not in DATASETS:
@@ -40,6 +45,21 @@ class Settings:
             raise SettingsError(
                 f"LIMIT is {self.limit}; expected 12 photographs or more, so that every split "
                 "keeps some, or nothing for all of them."
+            )
+        if self.processes < 1 or not 0 <= self.process < self.processes:
+            raise SettingsError(
+                f"PROCESS is {self.process} and PROCESSES {self.processes}; expected 1 or more "
+                "PROCESSES, and for each of them another PROCESS, counted from 0."
+            )
+        if self.devices < 1 or self.devices % self.processes:
+            raise SettingsError(
+                f"DEVICES is {self.devices} and PROCESSES {self.processes}; expected the devices "
+                "of all processes together, equally many in each."
+            )
+        if self.processes > 1 and ":" not in self.address:
+            raise SettingsError(
+                f"ADDRESS is {self.address!r}; expected host:port of process 0, such as "
+                "10.0.0.1:5000, where the other processes find it."
             )
 
     @classmethod
@@ -59,6 +79,9 @@ class Settings:
             "epochs": _whole_number,
             "seed": _whole_number,
             "limit": _whole_number,
+            "devices": _whole_number,
+            "processes": _whole_number,
+            "process": _whole_number,
         }
         chosen = {}
         for name in cls.__dataclass_fields__:

@@ -17,6 +17,7 @@ from keras import ops
 from utils.batches import CaptionBatches
 from utils.captions import PAD, TOKEN_COLUMNS, Vocabulary
 from utils.decoder import decoder_kind, standardise
+from utils.devices import agree, is_first, share, spread
 from utils.features import Features
 from utils.files import content_hash, write_json
 from utils.journal import Journal, best_epoch_of, read_history, read_seconds, weights_file
@@ -257,6 +258,7 @@ class Training:
     folder: Path
 
 
+@spread()
 def train(
     recipe: Recipe,
     decoder: str,
@@ -268,6 +270,8 @@ def train(
     seed: int = 42,
 ) -> Training:
     """Trains a decoder, or goes on where an earlier call with the same arguments was killed.
+
+    On DEVICES devices, if that is set; see `utils.devices`.
 
     Args:
         recipe: how to train.
@@ -283,13 +287,15 @@ def train(
     epochs = min(epochs or recipe.epochs, recipe.epochs)
     identity = training_identity(recipe, decoder, vocabulary, training, dev, epochs, seed)
     folder = folder / f"{recipe.name}_{decoder}-{content_hash(identity)[:8]}"
-    write_json(folder / "training.json", identity)
+    if is_first():
+        write_json(folder / "training.json", identity)
 
     def new_decoder() -> keras.Model:
         keras.utils.set_random_seed(seed)
         return kind.build(len(vocabulary), training.features.shape[1:], **recipe.decoder_options)
 
     history = read_history(folder, HISTORY_COLUMNS)
+    agree([identity, len(history)], f"the training {folder.name}")
     if len(history) < epochs:
         model = new_decoder()
         standardise(model, training.features)
@@ -300,6 +306,7 @@ def train(
             epoch=len(history),
             mirrored=training.mirrored,
             by_photo=recipe.by_photo,
+            share=share(),
         )
         compile_decoder(model, recipe, epochs * len(batches))
         if len(history):
@@ -321,7 +328,9 @@ def train(
             batches,
             epochs=epochs,
             initial_epoch=len(history),
-            validation_data=dev.batches(vocabulary, batch_size=256, by_photo=recipe.by_photo),
+            validation_data=dev.batches(
+                vocabulary, batch_size=256, by_photo=recipe.by_photo, share=share()
+            ),
             callbacks=[journal],
             shuffle=False,  # the batches shuffle themselves, the same way after a resume
             verbose=0,

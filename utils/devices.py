@@ -1,0 +1,188 @@
+"""Several devices, on one machine or many: who computes which part, and who writes.
+
+Every device holds the whole decoder and gets a part of each batch (data parallelism), through
+`keras.distribution` on the JAX backend: the only one on which Keras spreads over machines. The
+result is that of one device but for rounding, so, like KERAS_BACKEND, the settings DEVICES,
+PROCESSES, PROCESS and ADDRESS say where something is computed, never what. They stand in no
+training's identity, and what one device began, several can finish.
+
+With one device and one process, which is the default, nothing here does anything.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from utils.errors import SettingsError
+from utils.files import content_hash
+from utils.settings import Settings
+
+_process, _processes = 0, 1  # which process this is, of how many; `start` sets them
+
+
+@dataclass(frozen=True)
+class Share:
+    """Which part of every batch this process feeds.
+
+    Attributes:
+        process: its number, counted from 0.
+        processes: how many there are.
+        devices: of all processes together; a multiple of `processes`.
+    """
+
+    process: int = 0
+    processes: int = 1
+    devices: int = 1
+
+    def places(self, count: int) -> np.ndarray:
+        """Lists this process's places in a batch of `count` rows, `(n,)` int64, in order.
+
+        All devices need equally many rows. Where that doesn't come out even, a place is -1: there
+        goes any row, which must count nothing. `n` is the same for every process.
+        """
+        whole = -(-count // self.devices) * self.devices
+        places = np.where(np.arange(whole) < count, np.arange(whole), -1)
+        return np.split(places, self.processes)[self.process]
+
+
+def start(settings: Settings) -> None:
+    """Joins the processes that work together; call it before anything is computed.
+
+    Returns once all of them are there.
+
+    Raises:
+        SettingsError: there are several processes, and Keras doesn't run on JAX.
+    """
+    global _process, _processes
+    if settings.processes == 1:
+        return
+    _require_jax(f"PROCESSES is {settings.processes}")
+    import jax
+    import keras
+
+    # JAX's own way between processes on CPUs; GPUs have theirs, and don't mind.
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    keras.distribution.initialize(settings.address, settings.processes, settings.process)
+    _process, _processes = settings.process, settings.processes
+
+
+def processes() -> tuple[int, int]:
+    """Which process this is, counted from 0, and how many there are."""
+    return _process, _processes
+
+
+def is_first() -> bool:
+    """Whether this process is the one that writes."""
+    return _process == 0
+
+
+@contextmanager
+def spread() -> Iterator[None]:
+    """Spreads the models that are made in the block, and their training, over DEVICES devices.
+
+    A decorator as well. `share` says in the block which part of a batch belongs to this process.
+
+    Raises:
+        SettingsError: Keras doesn't run on JAX, there are fewer devices, or the processes were not
+            joined by `start`.
+    """
+    settings = Settings.from_environment()
+    if settings.devices == 1:
+        yield
+        return
+    import keras
+
+    devices = _choose(settings)
+    # Each process feeds its own share, so Keras has nothing to divide.
+    with keras.distribution.DataParallel(devices=devices, auto_shard_dataset=False).scope():
+        yield
+
+
+def share() -> Share:
+    """Which part of every batch this process feeds: all of it outside of `spread`."""
+    import keras
+
+    distribution = keras.distribution.distribution()
+    if distribution is None:
+        return Share()
+    return Share(_process, _processes, distribution.device_mesh.devices.size)
+
+
+def wait() -> None:
+    """Goes on when every process has come here."""
+    _gather(b"")
+
+
+def from_first(number: float) -> float:
+    """Returns what `number` is in the first process, to the last digit; waits as `wait` does."""
+    return float(np.frombuffer(_gather(np.float64(number).tobytes())[0])[0])
+
+
+def agree(content: Any, about: str) -> None:
+    """Waits for all processes and makes sure that they are about to do the same.
+
+    Args:
+        content: anything that JSON can hold, what the work depends on.
+        about: what is at stake, for the message.
+
+    Raises:
+        SettingsError: it is something else in another process.
+    """
+    digests = _gather(bytes.fromhex(content_hash(content)))
+    differing = [number for number, digest in enumerate(digests) if digest != digests[0]]
+    if differing:
+        raise SettingsError(
+            f"For {about}, process {differing[0]} has other settings, other data or other earlier "
+            "results than process 0. Give all processes the same settings but for PROCESS, equal "
+            "copies of the data set, and one RUNS folder that all of them see."
+        )
+
+
+def _gather(content: bytes) -> list[bytes]:
+    """What every process gave, equally many bytes each."""
+    if _processes == 1:
+        return [content]
+    from jax.experimental.multihost_utils import process_allgather
+
+    # One byte more, as nothing can't be gathered; and bytes, as JAX shortens float64.
+    gathered = process_allgather(np.frombuffer(content + b"\0", np.uint8))
+    return [row.tobytes()[:-1] for row in np.asarray(gathered)]
+
+
+def _choose(settings: Settings) -> list[str]:
+    """Names of the devices to spread over, the first ones of every process."""
+    _require_jax(f"DEVICES is {settings.devices}")
+    if settings.processes != _processes:
+        raise SettingsError(
+            f"PROCESSES is {settings.processes}, and this program has not joined others: notebooks "
+            "run in one process. Start `python -m utils.run_stages` once for each PROCESS first; "
+            "the notebooks, without PROCESSES, take up what it made."
+        )
+    import jax
+
+    each = settings.devices // settings.processes
+    chosen = []
+    for process in range(settings.processes):
+        found = [device for device in jax.devices() if device.process_index == process]
+        if len(found) < each:
+            raise SettingsError(
+                f"DEVICES is {settings.devices} for {settings.processes} processes, and process "
+                f"{process} has {len(found)} of the {each} that it needs "
+                f"({', '.join(map(str, found))}). Set DEVICES to what there is; to try it out on a "
+                f"CPU, set XLA_FLAGS=--xla_force_host_platform_device_count={each} too."
+            )
+        chosen += found[:each]
+    return [f"{device.platform}:{device.id}" for device in chosen]
+
+
+def _require_jax(reason: str) -> None:
+    import keras
+
+    if keras.backend.backend() != "jax":
+        raise SettingsError(
+            f"{reason}, and Keras runs on {keras.backend.backend()}; several devices work together "
+            "on JAX only. Set KERAS_BACKEND=jax, or take one device and one process."
+        )
