@@ -30,8 +30,8 @@ shares = st.tuples(st.integers(1, 4), st.integers(1, 3)).map(
 )
 
 
-# What each process runs, with few shapes, as each is compiled. Neither the batches of 15 captions nor
-# those of 9 and of 35 photographs divide by the numbers of devices.
+# What each process runs, with few shapes, as each is compiled. Neither the batches of 15 captions
+# nor those of 9 and of 35 photographs divide by the numbers of devices.
 SCRIPT = """
 import json, os, sys
 from dataclasses import replace
@@ -80,10 +80,10 @@ print(json.dumps(found))
 
 
 def begin(folder, splits, **environment) -> subprocess.Popen:
-    environment = {"KERAS_BACKEND": "jax", "PYTHONPATH": str(PROJECT), **environment}
+    known = {"KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(PROJECT)}
     return subprocess.Popen(
         [sys.executable, "-c", SCRIPT, str(folder), json.dumps(splits)],
-        env={**os.environ, **environment},
+        env={**os.environ, **known, **environment},
         cwd=PROJECT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -165,7 +165,8 @@ def test_processes_share_one_folder_that_holds_what_one_would_write(found, photo
     )
     assert together == one
     assert "history.csv" in together
-    history = pd.read_csv(photos.folder.parent / folder / "history.csv")
+    file = photos.folder.parent / folder / "history.csv"
+    history = pd.read_csv(file, float_precision="round_trip")
     assert history.to_dict("list") == found["two processes"][0][training]["history"]
 
 
