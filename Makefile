@@ -17,7 +17,7 @@ export PYTHONPATH := $(CURDIR)
 # Of TensorFlow's own messages only warnings and errors.
 export TF_CPP_MIN_LOG_LEVEL := 1
 
-.PHONY: help install run report lab model test notebooks publish clean distclean
+.PHONY: help install run report lab model test bench notebooks publish clean distclean
 
 help:
 	@echo "make run        run the notebooks in order, build the report, show the scores"
@@ -26,6 +26,7 @@ help:
 	@echo "make report     build the report of a run again"
 	@echo "make test       check style, run the tests and a small run of every notebook"
 	@echo "make install    only install what the others need, into $(VENV)"
+	@echo "make bench      measure speed and memory against the published recipe (half an hour)"
 	@echo "make clean      remove the results of all runs, and caches"
 	@echo "make distclean  remove the drawn sample and $(VENV) as well"
 	@echo "make notebooks  for maintainers: run and keep the outputs in notebooks/"
@@ -80,6 +81,10 @@ test: $(INSTALLED)
 	rm -rf build/small-run
 	$(SMALL_RUN) $(BIN) -m pytest -x --nbval-lax --nbval-current-env --nbval-cell-timeout=300 notebooks
 	$(SMALL_RUN) $(BIN) report/build.py
+
+# On Flickr8k where DATA says that it is there.
+bench: $(INSTALLED)
+	@DATASET=$${DATASET:-$${DATA:+flickr8k}} $(BIN) -m benchmarks.bench
 
 notebooks: $(INSTALLED)
 	@$(BIN) -m utils.run_notebooks --in-place

@@ -43,8 +43,30 @@ def main() -> None:
             stage: [_in_a_process(stage, times) for times in TIMES] for stage in GROWING
         }
         write_json(options.output, results)
-        print(f"Kept in {options.output}")
-    print(json.dumps(results, indent=1))
+        from benchmarks.figure import draw
+
+        figure = draw(results, options.output.with_suffix(".svg"))
+        print(f"Kept in {options.output}, drawn in {figure}")
+    for stage in results:
+        if stage in STAGES:
+            print(table(stage, results[stage]))
+    print(json.dumps({name: results[name] for name in results if name not in STAGES}, indent=1))
+
+
+def table(stage: str, sides: dict) -> str:
+    """The sides of a stage, a line each: work a second with its spread, and what follows of it."""
+    lines = [f"{stage} (peak memory {sides['megabytes']:,.0f} MB)"]
+    for name, side in sides.items():
+        if name == "megabytes":
+            continue
+        line = f"  {name:40} {side['rate']:14,.1f} a second"
+        line += f" ({side['lowest']:,.1f} to {side['highest']:,.1f})"
+        if "seconds_per_epoch" in side:
+            line += f", {side['seconds_per_epoch']:,.1f} s an epoch"
+        if "share_of_peak" in side:
+            line += f", {side['share_of_peak']:.0%} of the float32 peak"
+        lines.append(line)
+    return "\n".join(lines)
 
 
 def _measure_here(stage: str, times: int | None) -> dict:

@@ -1,0 +1,60 @@
+"""The figure of the benchmark: how many times as fast, and how memory grows."""
+
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+
+from utils.charts import BARS, BLUE, GREEN, ORANGE, RED
+from utils.figures import save, use_style
+
+LINES = {
+    "extraction": (BLUE, "o"),
+    "training merge": (RED, "s"),
+    "training attention": (GREEN, "^"),
+    "search": (ORANGE, "D"),
+}
+
+
+def ratios(results: dict) -> dict[str, float]:
+    """How many times as fast ours is as what is published, for everything that was compared."""
+    epochs = {name: side.get("seconds_per_epoch") for name, side in results["training"].items()}
+    epoch = epochs["published, by prefixes"]
+    found = {
+        "epoch, same size and vocabulary": epoch / epochs["same size and vocabulary"],
+        "epoch, same size, default vocabulary": epoch / epochs["same size, default vocabulary"],
+        "epoch, default recipe, merge": epoch / epochs["default recipe, merge"],
+    }
+    for beam in (1, 3, 5):
+        one, ours = (f"{side}, beam {beam}" for side in ("one predict a word", "ours"))
+        name = "greedy search" if beam == 1 else f"beam {beam}"
+        found[name] = results["search"][ours]["rate"] / results["search"][one]["rate"]
+    extraction = results["extraction"]
+    found["extraction"] = (
+        extraction["ours"]["rate"] / extraction["one predict a photograph"]["rate"]
+    )
+    return found
+
+
+def draw(results: dict, file: Path) -> Path:
+    """Draws both panels and returns the path of the figure."""
+    use_style()
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2), width_ratios=(3, 2))
+    found = ratios(results)
+    bars = left.barh(list(found), list(found.values()), height=0.7, **BARS)
+    left.bar_label(bars, [f"{ratio:.1f}x" for ratio in found.values()], padding=3)
+    left.invert_yaxis()
+    left.set(xscale="log", xlabel="times as fast as published", xlim=(0.9, 3 * max(found.values())))
+    left.grid(axis="y", visible=False)
+    for stage, (colour, marker) in LINES.items():
+        rows = results["growth"][stage]
+        right.plot(
+            [row["photographs"] for row in rows],
+            [row["megabytes"] / 1000 for row in rows],
+            color=colour,
+            marker=marker,
+            label=stage,
+        )
+    right.set(xlabel="photographs", ylabel="peak memory (GB)")
+    right.set_ylim(bottom=0)
+    right.legend()
+    return save(figure, file)
