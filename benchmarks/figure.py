@@ -17,12 +17,15 @@ LINES = {
 
 def ratios(results: dict) -> dict[str, float]:
     """How many times as fast ours is as what is published, for everything that was compared."""
-    epochs = {name: side.get("seconds_per_epoch") for name, side in results["training"].items()}
-    epoch = epochs["published, by prefixes"]
+
+    def epoch(side: str) -> float:
+        return results["training"][side]["seconds_per_epoch"]
+
+    published = epoch("published, by prefixes")
     found = {
-        "epoch, same size and vocabulary": epoch / epochs["same size and vocabulary"],
-        "epoch, same size, default vocabulary": epoch / epochs["same size, default vocabulary"],
-        "epoch, default recipe, merge": epoch / epochs["default recipe, merge"],
+        "epoch, same size and vocabulary": published / epoch("same size and vocabulary"),
+        "epoch, same size, default vocabulary": published / epoch("same size, default vocabulary"),
+        "epoch, default recipe, merge": published / epoch("default recipe, merge"),
     }
     for beam in (1, 3, 5):
         one, ours = (f"{side}, beam {beam}" for side in ("one predict a word", "ours"))

@@ -113,5 +113,5 @@ def test_ratios_are_of_sides_of_one_run(tmp_path):
     assert found["beam 5"] == 200
     assert found["extraction"] == 1
     draw(results, tmp_path / "benchmark.svg")
-    assert "times as fast" in (tmp_path / "benchmark.svg").read_text()
+    assert "<path" in (tmp_path / "benchmark.svg").read_text()
     assert "900.0 s an epoch" in table("training", results["training"])
