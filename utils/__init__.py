@@ -1,6 +1,6 @@
 """Photograph captioning with a CNN encoder and an LSTM decoder, in the order of the data.
 
-- What everything stands on: `errors`, `settings`, `files`, `devices`
+- What everything stands on: `errors`, `settings`, `files`, `devices`, `lock`
 - The layout of a data set, and drawing the sample: `dataset_files`, `scenes.story`,
   `scenes.words`, `scenes.captions`, `scenes.pen`, `scenes.plants`, `scenes.backgrounds`,
   `scenes.people`, `scenes.things`, `scenes.drawing`, `scenes`

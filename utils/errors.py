@@ -39,3 +39,11 @@ class StaleArtefactError(CaptionProjectError, ValueError):
 
 class NotebookError(CaptionProjectError, RuntimeError):
     """A notebook stopped before its last cell."""
+
+
+class FolderInUseError(CaptionProjectError, RuntimeError):
+    """Another process is writing into the same folder."""
+
+
+class DiskFullError(CaptionProjectError, OSError):
+    """There is no room for a file."""

@@ -16,7 +16,8 @@ from tqdm import tqdm
 from utils.devices import agree, is_first, processes, wait
 from utils.errors import DatasetError, EncoderError, PhotographError, StaleArtefactError
 from utils.feature_files import DTYPES, MADE_BY, FeatureFiles, Progress
-from utils.files import content_hash, require
+from utils.files import content_hash, full_disk_said, require
+from utils.lock import only_one_in
 from utils.photographs import load_pixels
 
 if TYPE_CHECKING:  # importing Keras takes seconds, which reading finished features needn't cost
@@ -119,6 +120,8 @@ def extract_features(
         StaleArtefactError: `folder` holds features made from something else.
         DatasetError: there are no photographs, or more than 5 % of them can't be read.
         EncoderError: the CNN gives numbers that are not finite.
+        FolderInUseError: another process extracts into `folder`.
+        DiskFullError: there is no room for them; what is done so far is kept.
     """
     files = FeatureFiles(folder, kind, mirrored)
     splits = ["train"] if mirrored else ["train", "dev", "test"]
@@ -131,24 +134,25 @@ def extract_features(
         files.refuse_stale(made_from)
         return load_features(folder, kind, encoder.name, mirrored)
 
-    process, count = processes()
-    bounds = _bounds(len(photos), batch_size, count)
-    parts = [files.part(*part) for part in bounds] if count > 1 else [files]
-    own = parts[process]
-    progress = own.resume(made_from)
-    with own.partial.open("r+b") as output:
-        output.seek(progress.end)
-        _append_rows(
-            output, progress, own, encoder, dataset, photos[slice(*bounds[process])], batch_size
-        )
-    wait()
-    if is_first():
-        if count > 1:
-            progress = files.join(parts)
-            _refuse_too_many(progress)
-        files.finish(progress, photos)
-        files.remove_parts()
-    wait()
+    with only_one_in(folder, f"extracting {kind} features"), full_disk_said(files.partial):
+        process, count = processes()
+        bounds = _bounds(len(photos), batch_size, count)
+        parts = [files.part(*part) for part in bounds] if count > 1 else [files]
+        own = parts[process]
+        progress = own.resume(made_from)
+        with own.partial.open("r+b") as output:
+            output.seek(progress.end)
+            _append_rows(
+                output, progress, own, encoder, dataset, photos[slice(*bounds[process])], batch_size
+            )
+        wait()
+        if is_first():
+            if count > 1:
+                progress = files.join(parts)
+                _refuse_too_many(progress)
+            files.finish(progress, photos)
+            files.remove_parts()
+        wait()
     return replace(load_features(folder, kind, encoder.name, mirrored), reused=False)
 
 

@@ -20,8 +20,15 @@ from utils.decoder import decoder_kind
 from utils.encoder import Encoder, load_encoder, load_encoder_for
 from utils.errors import CaptionProjectError, SettingsError
 from utils.features import extract_features, load_features
-from utils.files import atomic_path, content_hash, write_json
-from utils.journal import Journal, best_epoch_of, read_history, weights_file
+from utils.files import atomic_path, content_hash
+from utils.journal import (
+    Journal,
+    best_epoch_of,
+    read_history,
+    size_on_disk,
+    training_folder,
+    weights_file,
+)
 from utils.settings import Settings, short_path
 from utils.training import (
     HISTORY_COLUMNS,
@@ -92,7 +99,6 @@ def fine_tune(
     identity = {"first": first.folder.name, "best_epoch": first.best_epoch, "seed": seed}
     identity |= {"tuning": asdict(tuning), "encoder": encoder.weights_hash}
     folder = folder / f"fine_tuned-{content_hash(identity)[:8]}"
-    write_json(folder / "training.json", identity)
     decoder, tail = keras.models.clone_model(first.model), encoder.tail
     decoder.set_weights(first.model.get_weights())
     decoder.get_layer("standardise").finalize_state()
@@ -104,55 +110,58 @@ def fine_tune(
     tokens = keras.Input((None, None), dtype="int32", name="tokens")
     model = keras.Model([middle, tokens], decoder([tail(middle), tokens]))
 
-    history = read_history(folder, HISTORY_COLUMNS)
-    batches = training.batches(
-        vocabulary,
-        batch_size=recipe.batch_size,
-        seed=seed,
-        epoch=len(history),
-        mirrored=training.mirrored,
-        by_photo=True,
-    )
-    optimizer = keras.optimizers.AdamW(
-        keras.optimizers.schedules.CosineDecay(tuning.learning_rate, tuning.epochs * len(batches)),
-        weight_decay=recipe.weight_decay,
-        clipnorm=recipe.clip_norm,
-    )
-    optimizer.build(model.trainable_variables)
-    model.compile(optimizer, CaptionLoss(recipe.label_smoothing), metrics=[TokenCrossEntropy()])
-    if len(history) < tuning.epochs:
-        if len(history):
-            model.load_weights(weights_file(folder, len(history)))
-        journal = _TunedJournal(
-            folder,
-            history,
-            lambda logs: {
-                "loss": float(logs["token_loss"]),
-                "dev_loss": float(logs["val_token_loss"]),
-            },
-            dev.features,
-            dev.references,
+    with training_folder(folder, identity):
+        history = read_history(folder, HISTORY_COLUMNS)
+        batches = training.batches(
             vocabulary,
-            len(batches),
-            seed,
+            batch_size=recipe.batch_size,
+            seed=seed,
+            epoch=len(history),
+            mirrored=training.mirrored,
+            by_photo=True,
         )
-        journal.parts = decoder, tail
-        model.fit(
-            batches,
-            epochs=tuning.epochs,
-            initial_epoch=len(history),
-            validation_data=dev.batches(vocabulary, batch_size=256, by_photo=True),
-            callbacks=[journal],
-            shuffle=False,
-            verbose=0,
+        optimizer = keras.optimizers.AdamW(
+            keras.optimizers.schedules.CosineDecay(
+                tuning.learning_rate, tuning.epochs * len(batches)
+            ),
+            weight_decay=recipe.weight_decay,
+            clipnorm=recipe.clip_norm,
         )
-        history = journal.history
-    best_epoch = best_epoch_of(history)
-    model.load_weights(weights_file(folder, best_epoch))
-    with atomic_path(folder / ENCODER_FILE) as part:
-        encoder.cnn.save_weights(part)
-    with atomic_path(folder / DECODER_FILE) as part:
-        decoder.save(part)
+        optimizer.build(model.trainable_variables)
+        model.compile(optimizer, CaptionLoss(recipe.label_smoothing), metrics=[TokenCrossEntropy()])
+        if len(history) < tuning.epochs:
+            if len(history):
+                model.load_weights(weights_file(folder, len(history)))
+            journal = _TunedJournal(
+                folder,
+                history,
+                lambda logs: {
+                    "loss": float(logs["token_loss"]),
+                    "dev_loss": float(logs["val_token_loss"]),
+                },
+                dev.features,
+                dev.references,
+                vocabulary,
+                len(batches),
+                seed,
+            )
+            journal.parts = decoder, tail
+            model.fit(
+                batches,
+                epochs=tuning.epochs,
+                initial_epoch=len(history),
+                validation_data=dev.batches(vocabulary, batch_size=256, by_photo=True),
+                callbacks=[journal],
+                shuffle=False,
+                verbose=0,
+            )
+            history = journal.history
+        best_epoch = best_epoch_of(history)
+        model.load_weights(weights_file(folder, best_epoch))
+        with atomic_path(folder / ENCODER_FILE, size_on_disk(encoder.cnn)) as part:
+            encoder.cnn.save_weights(part)
+        with atomic_path(folder / DECODER_FILE, size_on_disk(decoder)) as part:
+            decoder.save(part)
     return FineTuned(decoder, history, best_epoch, folder)
 
 

@@ -5,8 +5,10 @@ how far the training came, and what a killed one goes on from. Of several proces
 one writes, and the others wait.
 """
 
+import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import keras
@@ -15,9 +17,25 @@ from keras import ops
 from tqdm import tqdm
 
 from utils.devices import from_first, is_first, wait
-from utils.files import atomic_path
+from utils.files import atomic_path, write_json
+from utils.lock import only_one_in
 from utils.metrics import Cider, tokenize
 from utils.search import Searcher, captions_of
+
+
+@contextmanager
+def training_folder(folder: Path, identity: dict) -> Iterator[None]:
+    """Keeps a training's folder to this process, and notes in it what the training depends on.
+
+    Raises:
+        FolderInUseError: another process trains there.
+    """
+    with only_one_in(folder, "training a decoder"):
+        if is_first():
+            for part in folder.glob(".part-*"):
+                part.unlink()  # a kill left it, and with the lock nobody else can be at it
+            write_json(folder / "training.json", identity)
+        yield
 
 
 def best_epoch_of(history: pd.DataFrame) -> int:
@@ -43,6 +61,14 @@ def read_seconds(folder: Path) -> pd.DataFrame:
 def weights_file(folder: Path, epoch: int) -> Path:
     """Where the weights after an epoch lie; kept are those of the best and of the last one."""
     return folder / f"epoch-{epoch:03}.weights.h5"
+
+
+def size_on_disk(model: keras.Model) -> int:
+    """Bytes that a model's weights take with those of its optimizer, rather too many."""
+    variables = list(model.variables)
+    if getattr(model, "optimizer", None) is not None:
+        variables += model.optimizer.variables
+    return sum(4 * math.prod(variable.shape) + 4096 for variable in variables) + (1 << 16)
 
 
 class Journal(keras.callbacks.Callback):
@@ -106,9 +132,12 @@ class Journal(keras.callbacks.Callback):
         }
         seconds = {"epoch": row["epoch"], "seconds": round(time.monotonic() - self.begun, 2)}
         if is_first():
-            with atomic_path(weights_file(self.folder, row["epoch"])) as part:
+            part_of = atomic_path(weights_file(self.folder, row["epoch"]), size_on_disk(self.model))
+            with part_of as part:
                 self.model.save_weights(part)
-        _write_rows(self.folder / "seconds.csv", read_seconds(self.folder), seconds)
+        earlier = read_seconds(self.folder)
+        earlier = earlier[earlier["epoch"] < row["epoch"]]  # a kill can come before the history
+        _write_rows(self.folder / "seconds.csv", earlier, seconds)
         self.history = _write_rows(self.folder / "history.csv", self.history, row)
         if is_first():
             self._remove_weights_except({row["epoch"], best_epoch_of(self.history)})

@@ -24,6 +24,7 @@ from nbformat import NotebookNode
 
 from utils.errors import CaptionProjectError, NotebookError
 from utils.files import content_hash, file_hash, read_json, write_json, write_text
+from utils.lock import only_one_in
 from utils.settings import PROJECT, Settings, short_path
 
 NOTEBOOKS = PROJECT / "notebooks"
@@ -261,7 +262,10 @@ def main(arguments: list[str] | None = None) -> int:
     )
     options = parser.parse_args(arguments)
     try:
-        run_all(Settings.from_environment(), NOTEBOOKS, options.in_place, options.until)
+        settings = Settings.from_environment()
+        # Notebooks lock the folders of their own stages, so theirs is another lock than this.
+        with only_one_in(settings.run_folder, "running the notebooks"):
+            run_all(settings, NOTEBOOKS, options.in_place, options.until)
     except CaptionProjectError as error:
         print(f"\n{error}", file=sys.stderr)
         return 1

@@ -21,9 +21,16 @@ from keras import ops
 from utils.batches import bucket_length
 from utils.captions import END, PAD, START, UNKNOWN, Vocabulary
 from utils.decoder import decoder_kind, search_models
-from utils.devices import agree, is_first, share, spread
-from utils.files import content_hash, write_json
-from utils.journal import Journal, best_epoch_of, read_history, read_seconds, weights_file
+from utils.devices import agree, share, spread
+from utils.files import content_hash
+from utils.journal import (
+    Journal,
+    best_epoch_of,
+    read_history,
+    read_seconds,
+    training_folder,
+    weights_file,
+)
 from utils.metrics import Cider, tokenize
 from utils.training import CaptionSet, Recipe, Training, token_losses
 
@@ -203,8 +210,6 @@ def refine(
     identity = {"first": first.folder.name, "best_epoch": first.best_epoch, "stage": asdict(stage)}
     identity["seed"] = seed
     folder = first.folder / f"self_critical-{content_hash(identity)[:8]}"
-    if is_first():
-        write_json(folder / "training.json", identity)
     model = kind.build(
         len(vocabulary),
         training.features.shape[1:],
@@ -213,30 +218,31 @@ def refine(
     )
     model.set_weights(first.model.get_weights())
     model.get_layer("standardise").finalize_state()  # which setting weights alone doesn't do
-    history = read_history(folder, HISTORY_COLUMNS)
-    agree([identity, len(history)], f"the second stage {folder.name}")
-    steps = -(-len(training.photos) // stage.batch_size)
-    if len(history) < stage.epochs:
-        optimizer = keras.optimizers.Adam(
-            keras.optimizers.schedules.CosineDecay(stage.learning_rate, steps * stage.epochs),
-            clipnorm=recipe.clip_norm,
-        )
-        optimizer.build(model.trainable_variables)
-        model.compile(optimizer, WeighedTokenLoss())
-        if len(history):
-            model.load_weights(weights_file(folder, len(history)))
-        journal = Journal(
-            folder,
-            history,
-            lambda logs: {"reward": logs["reward"]},
-            dev.features,
-            dev.references,
-            vocabulary,
-            steps,
-            seed,
-        )
-        _fit(model, journal, stage, vocabulary, training, seed)
-        history = journal.history
+    with training_folder(folder, identity):
+        history = read_history(folder, HISTORY_COLUMNS)
+        agree([identity, len(history)], f"the second stage {folder.name}")
+        steps = -(-len(training.photos) // stage.batch_size)
+        if len(history) < stage.epochs:
+            optimizer = keras.optimizers.Adam(
+                keras.optimizers.schedules.CosineDecay(stage.learning_rate, steps * stage.epochs),
+                clipnorm=recipe.clip_norm,
+            )
+            optimizer.build(model.trainable_variables)
+            model.compile(optimizer, WeighedTokenLoss())
+            if len(history):
+                model.load_weights(weights_file(folder, len(history)))
+            journal = Journal(
+                folder,
+                history,
+                lambda logs: {"reward": logs["reward"]},
+                dev.features,
+                dev.references,
+                vocabulary,
+                steps,
+                seed,
+            )
+            _fit(model, journal, stage, vocabulary, training, seed)
+            history = journal.history
     best_epoch = best_epoch_of(history)
     if history["dev_cider"].max() <= first.history["dev_cider"].max():
         return Training(first.model, history, 0, folder)

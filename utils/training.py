@@ -17,10 +17,17 @@ from keras import ops
 from utils.batches import CaptionBatches
 from utils.captions import PAD, TOKEN_COLUMNS, Vocabulary
 from utils.decoder import decoder_kind, standardise
-from utils.devices import agree, is_first, share, spread
+from utils.devices import agree, share, spread
 from utils.features import Features
-from utils.files import content_hash, write_json
-from utils.journal import Journal, best_epoch_of, read_history, read_seconds, weights_file
+from utils.files import content_hash
+from utils.journal import (
+    Journal,
+    best_epoch_of,
+    read_history,
+    read_seconds,
+    training_folder,
+    weights_file,
+)
 
 HISTORY_COLUMNS = ["epoch", "loss", "dev_loss", "dev_cider", "learning_rate"]
 
@@ -282,60 +289,63 @@ def train(
         folder: parent of the training's own folder.
         epochs: cuts the recipe's epochs short.
         seed: of first weights, shuffling and dropout.
+
+    Raises:
+        FolderInUseError: another process is at the same training.
+        DiskFullError: there is no room for an epoch's weights; the epochs before are kept.
     """
     kind = decoder_kind(decoder)
     epochs = min(epochs or recipe.epochs, recipe.epochs)
     identity = training_identity(recipe, decoder, vocabulary, training, dev, epochs, seed)
     folder = folder / f"{recipe.name}_{decoder}-{content_hash(identity)[:8]}"
-    if is_first():
-        write_json(folder / "training.json", identity)
 
     def new_decoder() -> keras.Model:
         keras.utils.set_random_seed(seed)
         return kind.build(len(vocabulary), training.features.shape[1:], **recipe.decoder_options)
 
-    history = read_history(folder, HISTORY_COLUMNS)
-    agree([identity, len(history)], f"the training {folder.name}")
-    if len(history) < epochs:
-        model = new_decoder()
-        standardise(model, training.features)
-        batches = training.batches(
-            vocabulary,
-            batch_size=recipe.batch_size,
-            seed=seed,
-            epoch=len(history),
-            mirrored=training.mirrored,
-            by_photo=recipe.by_photo,
-            share=share(),
-        )
-        compile_decoder(model, recipe, epochs * len(batches))
-        if len(history):
-            model.load_weights(weights_file(folder, len(history)))
-        journal = Journal(
-            folder,
-            history,
-            lambda logs: {
-                "loss": float(logs["token_loss"]),
-                "dev_loss": float(logs["val_token_loss"]),
-            },
-            dev.features,
-            dev.references,
-            vocabulary,
-            len(batches),
-            seed,
-        )
-        model.fit(
-            batches,
-            epochs=epochs,
-            initial_epoch=len(history),
-            validation_data=dev.batches(
-                vocabulary, batch_size=256, by_photo=recipe.by_photo, share=share()
-            ),
-            callbacks=[journal],
-            shuffle=False,  # the batches shuffle themselves, the same way after a resume
-            verbose=0,
-        )
-        history = journal.history
+    with training_folder(folder, identity):
+        history = read_history(folder, HISTORY_COLUMNS)
+        agree([identity, len(history)], f"the training {folder.name}")
+        if len(history) < epochs:
+            model = new_decoder()
+            standardise(model, training.features)
+            batches = training.batches(
+                vocabulary,
+                batch_size=recipe.batch_size,
+                seed=seed,
+                epoch=len(history),
+                mirrored=training.mirrored,
+                by_photo=recipe.by_photo,
+                share=share(),
+            )
+            compile_decoder(model, recipe, epochs * len(batches))
+            if len(history):
+                model.load_weights(weights_file(folder, len(history)))
+            journal = Journal(
+                folder,
+                history,
+                lambda logs: {
+                    "loss": float(logs["token_loss"]),
+                    "dev_loss": float(logs["val_token_loss"]),
+                },
+                dev.features,
+                dev.references,
+                vocabulary,
+                len(batches),
+                seed,
+            )
+            model.fit(
+                batches,
+                epochs=epochs,
+                initial_epoch=len(history),
+                validation_data=dev.batches(
+                    vocabulary, batch_size=256, by_photo=recipe.by_photo, share=share()
+                ),
+                callbacks=[journal],
+                shuffle=False,  # the batches shuffle themselves, the same way after a resume
+                verbose=0,
+            )
+            history = journal.history
     best_epoch = best_epoch_of(history)
     model = new_decoder()
     model.load_weights(weights_file(folder, best_epoch))
