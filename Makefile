@@ -17,7 +17,7 @@ export PYTHONPATH := $(CURDIR)
 # Of TensorFlow's own messages only warnings and errors.
 export TF_CPP_MIN_LOG_LEVEL := 1
 
-.PHONY: help install run report lab model test bench notebooks publish clean distclean
+.PHONY: help install run report lab model test kill-test bench notebooks publish clean distclean
 
 help:
 	@echo "make run        run the notebooks in order, build the report, show the scores"
@@ -25,6 +25,7 @@ help:
 	@echo "make lab        open the notebooks in JupyterLab"
 	@echo "make report     build the report of a run again"
 	@echo "make test       check style, run the tests and a small run of every notebook"
+	@echo "make kill-test  kill every stage at random moments and compare with an undisturbed run"
 	@echo "make install    only install what the others need, into $(VENV)"
 	@echo "make bench      measure speed and memory against the published recipe (half an hour)"
 	@echo "make clean      remove the results of all runs, and caches"
@@ -85,6 +86,9 @@ test: $(INSTALLED)
 # On Flickr8k where DATA says that it is there.
 bench: $(INSTALLED)
 	@DATASET=$${DATASET:-$${DATA:+flickr8k}} $(BIN) -m benchmarks.bench
+
+kill-test: $(INSTALLED)
+	@$(BIN) -m tests.kill_and_resume
 
 notebooks: $(INSTALLED)
 	@$(BIN) -m utils.run_notebooks --in-place

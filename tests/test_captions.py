@@ -1,4 +1,6 @@
 import json
+from collections import Counter
+from itertools import chain
 from pathlib import Path
 
 import pandas as pd
@@ -39,6 +41,26 @@ def test_cleaning_any_text_gives_lower_case_tokens_without_spaces(text):
     for tokens in (clean(text), clean_published(text)):
         assert all(token and token == token.lower() for token in tokens)
         assert not any(mark.isspace() for token in tokens for mark in token)
+
+
+@given(st.text())
+def test_what_was_cleaned_is_clean(text):
+    for way in (clean, clean_published):
+        assert way(" ".join(way(text))) == way(text)
+
+
+@given(st.lists(st.text(), max_size=20), st.integers(1, 3), st.text())
+def test_any_caption_comes_back_with_its_rare_words_unknown(texts, min_count, new):
+    captions = [clean(text) for text in texts]
+    vocabulary = Vocabulary.build(captions, min_count)
+    counts = Counter(chain.from_iterable(captions))
+    assert set(vocabulary.tokens[4:]) == {word for word in counts if counts[word] >= min_count}
+    for caption in [*captions, clean(new)]:
+        numbers = vocabulary.encode(caption)
+        assert len(numbers) == len(caption) + 2
+        assert vocabulary.decode([*numbers, PAD, PAD]) == [
+            word if counts[word] >= min_count else RESERVED[UNKNOWN] for word in caption
+        ]
 
 
 @given(st.lists(st.lists(st.sampled_from(["a", "dog", "runs", "fast", "the", "ball"]), min_size=1)))

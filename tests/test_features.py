@@ -15,7 +15,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from utils.errors import DatasetError, EncoderError, MissingStageError, StaleArtefactError
+from tests.test_lock import Holder
+from utils.errors import (
+    DatasetError,
+    EncoderError,
+    FolderInUseError,
+    MissingStageError,
+    StaleArtefactError,
+)
 from utils.features import extract_features, load_features
 from utils.files import write_json
 from utils.settings import PROJECT
@@ -318,6 +325,17 @@ def test_a_partial_array_that_is_of_no_use_is_begun_anew(photos, tmp_path, damag
     assert calls(encoder) == 50
     fresh = extract_features(replace(encoder, calls=None), photos, tmp_path / "fresh")
     assert np.array_equal(features.array, fresh.array)
+
+
+def test_features_that_another_process_extracts_are_not_begun_and_finished_ones_are_read(
+    photos, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("utils.lock.PATIENCE", 0.1)
+    with Holder(tmp_path), pytest.raises(FolderInUseError, match="run this again"):
+        extract_features(SlowEncoder(), photos, tmp_path)
+    extract_features(SlowEncoder(), photos, tmp_path)
+    with Holder(tmp_path):
+        assert extract_features(SlowEncoder(), photos, tmp_path).reused
 
 
 def test_photographs_are_read_ahead_but_only_a_few(tmp_path, monkeypatch):

@@ -8,6 +8,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
+from tests.test_lock import Holder
 from utils import run_notebooks
 from utils.errors import NotebookError
 from utils.files import read_json, write_json
@@ -151,6 +152,22 @@ def test_a_failure_gives_the_program_a_failing_exit_status(settings, folder, mon
 
     assert run_notebooks.main([]) == 1
     assert "holds no notebook" in capsys.readouterr().err
+
+
+def test_two_runs_at_once_are_one_too_many_and_a_runs_own_notebooks_are_let_in(
+    settings, folder, monkeypatch, capsys
+):
+    stage = "from utils.lock import only_one_in\nfrom utils.settings import Settings\n"
+    stage += "with only_one_in(Settings.from_environment().features_folder, 'extracting'):\n"
+    write_notebook(folder / "01_extract.ipynb", f"{stage}    print('let in')")
+    monkeypatch.setattr(run_notebooks, "NOTEBOOKS", folder)
+    monkeypatch.setattr("utils.lock.PATIENCE", 0.1)
+    with Holder(settings.run_folder) as other:
+        assert run_notebooks.main([]) == 1
+        assert f"process {other.pid} on " in capsys.readouterr().err
+        assert not executed(settings, "01_extract").exists()
+    assert run_notebooks.main([]) == 0
+    assert "let in" in texts(executed(settings, "01_extract"))
 
 
 def test_outputs_written_in_place_keep_cells_and_name_no_machine(settings, folder):

@@ -119,25 +119,39 @@ def assert_ranks(hypotheses, captions, totals, length_penalty):
     )
 
 
-def test_a_beam_of_one_is_greedy_search(model, features):
-    found = Searcher(model, beam=1, max_tokens=6).best(features)
-    assert [hypothesis.numbers for hypothesis in found] == greedy(model, features, 6)
-
-
-def test_a_beam_that_keeps_everything_finds_what_exhaustive_search_finds(model, features):
-    captions = all_captions(3)
-    searcher = Searcher(model, beam=3**3 * 4, max_tokens=3)  # extensions of all of three words
-    own = [log_probabilities(model, row, captions) for row in features]
-    for searcher.length_penalty in (0.0, 0.7, 1.0):
-        for totals, hypotheses in zip(own, searcher.search(features), strict=True):
-            assert_ranks(hypotheses, captions, totals, searcher.length_penalty)
+ALL = 3**3 * 4  # a beam that holds the extensions of all captions of three words
 
 
 @pytest.fixture(scope="module")
 def changing(decoder):
     """A decoder whose weights a test changes, and searchers that are compiled for it once."""
     model = make_model(decoder)
-    return model, {beam: Searcher(model, beam, max_tokens=5) for beam in (2, 5)}
+    lengths = {1: 5, 2: 5, 5: 5, ALL: 3}
+    return model, {beam: Searcher(model, beam, max_tokens=most) for beam, most in lengths.items()}
+
+
+@settings(deadline=None, max_examples=10)
+@given(st.integers(0, 1000))
+def test_a_beam_of_one_is_greedy_search(decoder, changing, seed):
+    model, searchers = changing
+    randomise(model, seed)
+    features = make_features(decoder, 3, seed)
+    found = searchers[1].best(features)
+    assert [hypothesis.numbers for hypothesis in found] == greedy(model, features, 5)
+
+
+@settings(deadline=None, max_examples=10)
+@given(st.integers(0, 1000), st.floats(0, 1.5))
+def test_a_beam_that_keeps_everything_finds_what_exhaustive_search_finds(
+    decoder, changing, seed, length_penalty
+):
+    model, searchers = changing
+    randomise(model, seed)
+    features, captions, searcher = make_features(decoder, 3, seed), all_captions(3), searchers[ALL]
+    searcher.length_penalty = length_penalty
+    for row, hypotheses in zip(features, searcher.search(features), strict=True):
+        totals = log_probabilities(model, row, captions)
+        assert_ranks(hypotheses, captions, totals, length_penalty)
 
 
 @settings(deadline=None, max_examples=10)

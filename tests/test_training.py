@@ -11,7 +11,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from tests.test_lock import Holder
 from utils.captions import PAD, Vocabulary
+from utils.errors import FolderInUseError
 from utils.settings import PROJECT
 from utils.training import (
     PUBLISHED,
@@ -238,6 +240,23 @@ def test_another_training_is_another_identity(change):
     same = training_identity(**(arguments | {"training": caption_set(0, 40)}))
     assert training_identity(**arguments) == same
     assert training_identity(**(arguments | change)) != same
+
+
+def test_a_training_that_another_process_is_at_is_not_begun(straight, monkeypatch):
+    folder, _ = straight
+    monkeypatch.setattr("utils.lock.PATIENCE", 0.1)
+    arguments = ("merge", VOCABULARY, caption_set(0, 40), caption_set(1, 12), folder, 6)
+    with Holder(only_folder(folder)), pytest.raises(FolderInUseError, match="tiny_merge"):
+        train(RECIPE, *arguments, seed=5)
+    assert len(train(RECIPE, *arguments, seed=5).history) == 6
+
+
+def test_what_a_kill_left_half_written_is_cleared_away(tmp_path):
+    arguments = ("merge", VOCABULARY, caption_set(0, 4), caption_set(1, 2), tmp_path, 1)
+    train(RECIPE, *arguments)
+    (only_folder(tmp_path) / ".part-1epoch-001.weights.h5").write_bytes(b"half")
+    train(RECIPE, *arguments)
+    assert not list(tmp_path.glob("*/.part-*"))
 
 
 def test_a_training_killed_in_mid_epoch_goes_on_and_ends_as_if_nothing_had_happened(
