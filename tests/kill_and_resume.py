@@ -58,7 +58,9 @@ _LONGEST_PIECE = 0.5  # seconds between two steps of a progress bar that a kill 
 # Both recipes with everything that they switch on, in a size that trains in a second.
 _TINY = {"embedding_units": 12, "units": 16}
 RECIPES = {
-    "published": replace(PUBLISHED, epochs=4, batch_size=16, decoder_options=_TINY),
+    "published": replace(
+        PUBLISHED, epochs=4, batch_size=16, learning_rate=0.02, decoder_options=_TINY
+    ),
     "ours": replace(
         OURS,
         epochs=4,
