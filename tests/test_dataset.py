@@ -124,17 +124,28 @@ def test_an_incomplete_set_of_split_files_is_refused(original):
         load(original)
 
 
-def test_a_photo_in_two_splits_is_refused(original):
+def test_a_photo_in_two_splits_is_refused_with_both_lines(original):
     write_splits(original, SPLITS | {"test": [*SPLITS["test"], PHOTOS[0]]})
-    with pytest.raises(DatasetError, match=rf"testImages.*trainImages.*{PHOTOS[0]}"):
+    both = rf"testImages.* line 5: {PHOTOS[0]} \(.*trainImages\.txt, line 1\)"
+    with pytest.raises(DatasetError, match=both):
         load(original)
 
 
-def test_a_photo_named_twice_in_a_split_is_used_once_and_said(original):
+def test_a_photo_named_twice_in_a_split_is_refused(original):
     write_splits(original, SPLITS | {"dev": [*SPLITS["dev"], PHOTOS[17]]})
-    dataset = load(original)
-    assert dataset.splits == SPLITS
-    assert any(f"devImages.txt, line 5: {PHOTOS[17]}" in oddity for oddity in dataset.oddities)
+    with pytest.raises(DatasetError, match=rf"devImages.txt, line 5: {PHOTOS[17]} .* line 2"):
+        load(original)
+
+
+def test_an_incomplete_copy_of_the_photographs_is_refused(original):
+    (original / "Flicker8k_Dataset" / PHOTOS[0]).unlink()
+    told = "\n".join(load(original).oddities)
+    assert f"names 1 without a photograph in Flicker8k_Dataset: {PHOTOS[0]} (line 1)" in told
+    (original / "Flicker8k_Dataset" / PHOTOS[5]).unlink()
+    with pytest.raises(
+        DatasetError, match=rf"24 photographs, and 2 of them .*{PHOTOS[5]} \(line 26"
+    ):
+        load(original)
 
 
 def test_a_caption_without_photograph_is_skipped_and_said(original):
@@ -154,7 +165,7 @@ def test_photos_without_caption_or_split_and_unknown_names_are_said(original):
     dataset = load(original)
     told = "\n".join(dataset.oddities)
     assert "holds 1 without a caption: silent.jpg" in told
-    assert "trainImages.txt names 1 without photograph or caption: unknown.jpg" in told
+    assert "trainImages.txt names 1 without photograph or caption: unknown.jpg (line 15)" in told
     assert "2 photographs are in no split" in told
     assert dataset.splits["train"] == SPLITS["train"][2:]
     assert not {PHOTOS[0], PHOTOS[1]} & set(dataset.captions["photo"])
@@ -168,8 +179,7 @@ def test_too_few_captions_of_a_photo_are_said(original):
 
 
 def test_a_split_without_photographs_is_refused(original):
-    for photo in SPLITS["dev"][1:]:
-        (original / "Flicker8k_Dataset" / photo).unlink()
+    write_splits(original, SPLITS | {"dev": [SPLITS["dev"][0], "gone.jpg", "lost.jpg"]})
     with pytest.raises(DatasetError, match="Split dev has 1 photographs"):
         load(original)
 

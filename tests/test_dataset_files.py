@@ -1,5 +1,7 @@
 """Reading the caption and split files, with everything that may be wrong in them."""
 
+from random import Random
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -42,7 +44,9 @@ def test_a_caption_comes_with_its_line_photo_and_number(tmp_path):
         ("photo9.jpg#\tA dog runs .", "expected name.jpg#0 to name.jpg#4"),
         ("#1\tA dog runs .", "expected name.jpg#0 to name.jpg#4"),
         ("photo9.jpg#0\t ", "photo9.jpg#0 has an empty caption"),
-        ("photo1.jpg#1\tAgain .", "photo1.jpg#1 stands here a second time"),
+        ("photo9.jpg#0\t. . _ !", "the caption of photo9.jpg#0 has no word, only '. . _ !'"),
+        ("photo9.jpg#0\t" + "dog " * 10_000, "photo9.jpg#0 has 10,000 words; expected 200"),
+        ("photo1.jpg#1\tAgain .", "photo1.jpg#1 stands in line 7 already"),
     ],
 )
 def test_a_bad_caption_line_is_skipped_and_named_by_file_and_line(tmp_path, line, reason):
@@ -61,6 +65,7 @@ def test_a_bad_caption_line_is_skipped_and_named_by_file_and_line(tmp_path, line
         ("photo9.jpg", "found 1 fields"),
         ('photo9.jpg,"A dog that runs', "not a line of CSV"),
         ('photo9.jpg," "', "photo9.jpg has an empty caption"),
+        ('photo9.jpg,". ."', "the caption of photo9.jpg has no word"),
         (",A dog runs", "no name before the comma"),
         ("photo0.jpg,A sixth caption", "photo0.jpg#5 is one too many"),
     ],
@@ -115,14 +120,93 @@ def test_a_file_without_captions_is_refused(tmp_path, name, content):
         read_captions(tmp_path / name)
 
 
-def test_a_split_keeps_its_order_and_names_what_stands_twice(tmp_path):
+def test_a_split_keeps_its_order_and_its_lines(tmp_path):
     file = tmp_path / "Flickr_8k.devImages.txt"
-    file.write_bytes(b"\xef\xbb\xbfb.jpg\r\na.jpg \r\n\r\nb.jpg\r\n")
-    names, oddities = read_split(file)
-    assert names == ["b.jpg", "a.jpg"]
-    assert oddities == [
-        "Flickr_8k.devImages.txt, line 4: b.jpg stands in line 1 already; used once."
-    ]
+    file.write_bytes(b"\xef\xbb\xbfb.jpg\r\na.jpg \r\n\r\nc.jpg\r\n")
+    line_of, bad = read_split(file)
+    assert list(line_of.items()) == [("b.jpg", 1), ("a.jpg", 2), ("c.jpg", 4)]
+    assert bad == []
+
+
+def test_a_split_that_names_a_photograph_twice_is_refused_with_both_lines(tmp_path):
+    file = tmp_path / "Flickr_8k.devImages.txt"
+    file.write_text("b.jpg\na.jpg\nb.jpg\n")
+    with pytest.raises(DatasetError, match=r"devImages\.txt, line 3: b\.jpg stands in line 1"):
+        read_split(file)
+
+
+# Fuzzing
+
+
+def consistent_captions(file):
+    """Reads captions and checks what the rest of the project takes for granted; or None."""
+    try:
+        captions, bad = read_captions(file)
+    except DatasetError:
+        return None
+    assert len(captions) > 0
+    assert captions["number"].between(0, 4).all()
+    assert not captions.duplicated(["photo", "number"]).any()
+    assert captions["photo"].str.strip().ne("").all()
+    assert captions["caption"].str.strip().ne("").all()
+    assert all(sentence.startswith(f"{file.name}, line ") for sentence in bad)
+    return captions
+
+
+def consistent_split(file):
+    """Reads a split and checks what the rest of the project takes for granted; or None."""
+    try:
+        line_of, bad = read_split(file)
+    except DatasetError:
+        return None
+    assert all(name == name.strip() != "" for name in line_of)
+    assert list(line_of.values()) == sorted(set(line_of.values()))
+    assert all(sentence.startswith(f"{file.name}, line ") for sentence in bad)
+    return line_of
+
+
+class InMemory:
+    """The part of a path that the readers use; a disk would take most of the time."""
+
+    def __init__(self, name, content):
+        self.name, self.content = name, content
+
+    def read_bytes(self):
+        return self.content
+
+    def __str__(self):
+        return self.name
+
+
+def damaged(random, lines):
+    """Good lines with some of what happens to files: bytes changed, cut out, doubled, swapped."""
+    content = bytearray(b"\n".join(lines))
+    for _ in range(random.choice((0, 1, 1, 2, 5))):
+        place = random.randrange(len(content) + 1)
+        length = random.choice((0, 1, 1, 4, 30))
+        new = random.choice((*PIECES, random.randbytes(3), bytes(content[place : place + length])))
+        content[place : place + random.choice((0, length))] = new
+    return bytes(content[: random.choice((None, None, None, random.randrange(len(content) + 1)))])
+
+
+PIECES = (b"\t", b"#", b"#0", b"\n", b"\r\n", b"\0", b'"', b",", b"\xe9", b"\xef\xbb\xbf")
+MAKERS = {  # file name -> number of inputs, a line, what reads it
+    "Flickr8k.token.txt": (2000, "photo{0}.jpg#{1}\tA dog {0} runs .", consistent_captions),
+    "captions.txt": (2000, 'photo{0}.jpg,"A dog {0} , runs ."', consistent_captions),
+    "Flickr_8k.testImages.txt": (7000, "photo{0}_{1}.jpg", consistent_split),
+}
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_thousands_of_damaged_files_are_read_or_refused(name):
+    """11,000 inputs in all, the same ones each time."""
+    count, line, read = MAKERS[name]
+    random = Random(name)
+    good = [line.format(photo, number).encode() for photo in range(5) for number in range(5)]
+    good = [b"image,caption", *good] if name == "captions.txt" else good
+    results = [read(InMemory(name, damaged(random, good))) for _ in range(count)]
+    refused = sum(result is None for result in results)
+    assert 0.02 * count < refused < 0.98 * count  # both ends are reached, and often
 
 
 @pytest.fixture(scope="session")
@@ -155,16 +239,7 @@ def test_any_bytes_are_read_or_refused_as_captions(fuzz_folder, name, content, g
     file = fuzz_folder / name
     header = [b"image,caption"] if name == "captions.txt" else []
     file.write_bytes(b"\n".join([*header, content]) if good else content)
-    try:
-        captions, bad = read_captions(file)
-    except DatasetError:
-        return
-    assert len(captions) > 0
-    assert captions["number"].between(0, 4).all()
-    assert not captions.duplicated(["photo", "number"]).any()
-    assert captions["photo"].str.strip().ne("").all()
-    assert captions["caption"].str.strip().ne("").all()
-    assert all(sentence.startswith(f"{name}, line ") for sentence in bad)
+    consistent_captions(file)
 
 
 @settings(deadline=None, max_examples=60)
@@ -172,9 +247,4 @@ def test_any_bytes_are_read_or_refused_as_captions(fuzz_folder, name, content, g
 def test_any_bytes_are_read_or_refused_as_a_split(fuzz_folder, content):
     file = fuzz_folder / "Flickr_8k.testImages.txt"
     file.write_bytes(content)
-    try:
-        names, _ = read_split(file)
-    except DatasetError:
-        return
-    assert len(set(names)) == len(names)
-    assert all(name == name.strip() != "" for name in names)
+    consistent_split(file)

@@ -32,6 +32,7 @@ from utils.settings import Settings
 ARCHIVES_ADDRESS = "https://github.com/jbrownlee/Datasets/releases/download/Flickr8k/"
 FEWEST_PHOTOS = 2  # in a split: a loss or score of one photograph means nothing
 FEWEST_WHEN_LIMITED = 3
+MOST_MISSING = 0.05  # of the photographs that have captions; more means an incomplete copy
 # Less the one name that has no photograph. The splits are the official ones.
 FLICKR8K_COUNTS = {
     "photographs": 8091,
@@ -198,10 +199,16 @@ def _usable_captions(caption_file: Path, photo_folder: Path) -> tuple[pd.DataFra
     there = photos_in(photo_folder)
     first_lines = captions.groupby("photo")["line"].min().to_dict()
     if lost := {photo: line for photo, line in first_lines.items() if photo not in there}:
-        named = [f"{photo} (line {line})" for photo, line in lost.items()]
+        named = _some([f"{photo} (line {line})" for photo, line in lost.items()])
+        if len(lost) > MOST_MISSING * len(first_lines):
+            raise DatasetError(
+                f"{caption_file} names {len(first_lines):,} photographs, and {len(lost):,} of them "
+                f"are not in {photo_folder}, more than {MOST_MISSING:.0%}: {named}. The copy is "
+                "incomplete: unpack or copy the photographs again. To use fewer, set LIMIT."
+            )
         oddities.append(
             f"{caption_file.name} names {len(lost):,} without a photograph in {photo_folder.name}: "
-            f"{_some(named)}; the captions are skipped."
+            f"{named}; the captions are skipped."
         )
         captions = captions[captions["photo"].isin(there)]
     if mute := sorted(there - first_lines.keys()):
@@ -255,19 +262,20 @@ def _splits_from_files(
             f"{' and '.join(absent)} missing, while other split files are there. Put all three "
             "beside the captions, or none for a split at random."
         )
-    splits, split_of = {}, {}
+    splits, place_of = {}, {}
     for split, file in split_files.items():
-        names, odd = read_split(file)
-        oddities += odd
-        if shared := [name for name in names if name in split_of]:
+        lines, bad = read_split(file)
+        oddities += bad
+        if shared := [name for name in lines if name in place_of]:
+            named = [f"line {lines[name]}: {name} ({place_of[name]})" for name in shared]
             raise DatasetError(
-                f"{file} names {len(shared):,} that are in {split_of[shared[0]]} too: "
-                f"{_some(shared)}. A photograph in two splits would be tested on what it taught; "
-                "fetch the split files again."
+                f"{file} names {len(shared):,} that are in another split too, {_some(named)}. A "
+                "photograph in two splits would be tested on what it taught; fetch the split files "
+                "again."
             )
-        split_of |= dict.fromkeys(names, file.name)
-        splits[split] = [name for name in names if name in usable]
-        if unusable := [name for name in names if name not in usable]:
+        place_of |= {name: f"{file.name}, line {line}" for name, line in lines.items()}
+        splits[split] = [name for name in lines if name in usable]
+        if unusable := [f"{name} (line {lines[name]})" for name in lines if name not in usable]:
             oddities.append(
                 f"{file.name} names {len(unusable):,} without photograph or caption: "
                 f"{_some(unusable)}; skipped."

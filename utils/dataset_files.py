@@ -6,6 +6,8 @@ A bad line is skipped and said, by file and line. A file with many of them is re
 import csv
 import io
 import os
+import re
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -23,6 +25,9 @@ SPLITS = ("train", "dev", "test")
 SPLIT_FILES = {split: f"Flickr_8k.{split}Images.txt" for split in SPLITS}
 CAPTIONS_PER_PHOTO = 5
 MOST_BAD_LINES = 0.05  # of a file; above that it is another file than it seems
+MOST_WORDS = 200  # of a caption; Flickr8k's longest has 38, and a batch is padded to its longest
+
+_LETTER_OR_DIGIT = re.compile(r"[^\W_]")
 
 
 def _places(folder: Path) -> Iterator[Path]:
@@ -75,7 +80,9 @@ class _BadLine(ValueError):
 def read_captions(caption_file: Path) -> tuple[pd.DataFrame, list[str]]:
     """Reads `Flickr8k.token.txt`, or a CSV file with the header `image,caption`.
 
-    Bad lines are skipped. In the CSV form a photograph's captions are numbered as they come.
+    Bad lines are skipped: no tab or number, no word, more than 200 words, a second caption of the
+    same number, bytes that are not UTF-8. In the CSV form a photograph's captions are numbered as
+    they come.
 
     Returns:
         Captions with the columns line, photo, number and caption, and a sentence per bad line.
@@ -89,43 +96,47 @@ def read_captions(caption_file: Path) -> tuple[pd.DataFrame, list[str]]:
     if is_csv and (not lines or lines.pop(0)[1].replace(" ", "").lower() != "image,caption"):
         raise DatasetError(f"{caption_file}, line 1: expected the header image,caption.")
     rows, bad = _parse(caption_file, lines, _parse_csv_line if is_csv else _parse_token_line)
-    captions = pd.DataFrame(rows, columns=["line", "photo", "number", "caption"])
-    if is_csv:
-        captions["number"] = captions.groupby("photo").cumcount()
-    surplus = captions["number"] >= CAPTIONS_PER_PHOTO
-    double = captions.duplicated(["photo", "number"]) & ~surplus
-    for mask, reason in ((double, "stands here a second time"), (surplus, "is one too many")):
-        for row in captions[mask].itertuples():
-            bad.append(
-                f"{caption_file.name}, line {row.line}: {row.photo}#{row.number} {reason}; skipped."
-            )
+    good, line_of, seen = [], {}, Counter()
+    for line, photo, number, caption in rows:
+        number = seen[photo] if is_csv else number
+        seen[photo] += 1
+        if number >= CAPTIONS_PER_PHOTO:
+            problem = "is one too many"
+        elif (photo, number) in line_of:
+            problem = f"stands in line {line_of[photo, number]} already"
+        else:
+            line_of[photo, number] = line
+            good.append((line, photo, number, caption))
+            continue
+        bad.append(f"{caption_file.name}, line {line}: {photo}#{number} {problem}; skipped.")
     _require_mostly_good(caption_file, bad, count)
-    captions = captions[~(surplus | double)]
-    if captions.empty:
+    if not good:
         raise DatasetError(f"{caption_file} holds no captions. Fetch the data set again.")
-    return captions, bad
+    return pd.DataFrame(good, columns=["line", "photo", "number", "caption"]), bad
 
 
-def read_split(split_file: Path) -> tuple[list[str], list[str]]:
+def read_split(split_file: Path) -> tuple[dict[str, int], list[str]]:
     """Reads the names in a split file, one a line.
 
     Returns:
-        The names, once each and in their order, and a sentence per oddity.
+        The line of each name, in their order, and a sentence per bad line, which is skipped.
 
     Raises:
-        DatasetError: more than 5 % of the lines can't be read.
+        DatasetError: a name stands twice, or more than 5 % of the lines can't be read.
     """
     lines = list(_lines(split_file))
-    rows, oddities = _parse(split_file, lines, lambda line: (line.strip(),))
-    _require_mostly_good(split_file, oddities, len(lines))
-    names = {}
-    for number, name in rows:
-        if names.setdefault(name, number) != number:
-            oddities.append(
-                f"{split_file.name}, line {number}: {name} stands in line {names[name]} already; "
-                "used once."
+    rows, bad = _parse(split_file, lines, lambda line: (line.strip(),))
+    _require_mostly_good(split_file, bad, len(lines))
+    line_of = {}
+    for line, name in rows:
+        if name in line_of:
+            raise DatasetError(
+                f"{split_file}, line {line}: {name} stands in line {line_of[name]} already. A "
+                "photograph that counts twice shifts every score; fetch the split files again, or "
+                "delete the second line."
             )
-    return list(names), oddities
+        line_of[name] = line
+    return line_of, bad
 
 
 def _lines(file: Path) -> Iterator[tuple[int, str]]:
@@ -158,8 +169,7 @@ def _parse_token_line(line: str) -> tuple[str, int, str]:
     photo, _, number = key.strip().rpartition("#")
     if not photo or number not in ("0", "1", "2", "3", "4"):
         raise _BadLine(f"expected name.jpg#0 to name.jpg#4 before the tab, found {key[:60]!r}")
-    if not caption.strip():
-        raise _BadLine(f"{key} has an empty caption")
+    _check_caption(key, caption)
     return photo, int(number), caption.strip()
 
 
@@ -176,9 +186,17 @@ def _parse_csv_line(line: str) -> tuple[str, int, str]:
     photo, caption = (field.strip() for field in fields)
     if not photo:
         raise _BadLine("no name before the comma")
-    if not caption:
-        raise _BadLine(f"{photo} has an empty caption")
+    _check_caption(photo, caption)
     return photo, 0, caption
+
+
+def _check_caption(name: str, caption: str) -> None:
+    if not caption.strip():
+        raise _BadLine(f"{name} has an empty caption")
+    if not _LETTER_OR_DIGIT.search(caption):  # it would teach that a caption ends at once
+        raise _BadLine(f"the caption of {name} has no word, only {caption.strip()[:20]!r}")
+    if (words := len(caption.split())) > MOST_WORDS:
+        raise _BadLine(f"the caption of {name} has {words:,} words; expected {MOST_WORDS} or fewer")
 
 
 def _require_mostly_good(file: Path, bad: list[str], lines: int) -> None:
