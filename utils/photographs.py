@@ -9,6 +9,12 @@ from utils.errors import PhotographError
 
 Source = str | Path | Image.Image | np.ndarray
 
+# What cameras, phones, browsers and editors write; JPEG includes MPO. Pillow knows forty more
+# kinds, among them EPS, which it gives to another program to run.
+_PHOTOGRAPHS = ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "AVIF", "JPEG2000", "PPM", "TGA")
+Image.init()
+FORMATS = tuple(name for name in _PHOTOGRAPHS if name in Image.OPEN)  # of this build of Pillow
+
 
 def open_photograph(source: Source) -> Image.Image:
     """Opens a photograph as an upright 8-bit RGB picture, as a viewer would show it.
@@ -66,11 +72,11 @@ def _decode(source: Source, draft_size: int | None) -> Image.Image:
     path = Path(source)
     _check_file(path)
     try:
-        image = Image.open(path)
+        image = Image.open(path, formats=FORMATS)
     except UnidentifiedImageError:
         raise PhotographError(
-            f"{path} is not a picture that Pillow knows ({path.stat().st_size:,} bytes, no known "
-            "picture header). Convert it to JPEG or PNG."
+            f"{path} is not a picture of a kind that is read here ({path.stat().st_size:,} bytes, "
+            "no known picture header). Convert it to JPEG or PNG."
         ) from None
     except Image.DecompressionBombError as error:
         raise PhotographError(
