@@ -1,5 +1,6 @@
 """Fetching an archive over an unreliable network, and unpacking it without trusting it."""
 
+import errno
 import os
 import re
 import shutil
@@ -178,7 +179,8 @@ def _read_memo(memo_file: Path, url: str) -> dict:
         memo = read_json(memo_file)
     except (FileNotFoundError, ValueError):
         return {}
-    return memo if memo.get("url") == url else {}
+    fits = isinstance(memo, dict) and memo.get("url") == url
+    return memo if fits and {"validator", "length"} <= memo.keys() else {}
 
 
 def _validator(response: HTTPResponse) -> str | None:
@@ -251,9 +253,13 @@ def unpack(archive: Path | str, folder: Path | str, *, limit: int = UNPACKED_LIM
     except (OSError, zipfile.BadZipFile, zlib.error, RuntimeError, EOFError, ValueError) as error:
         # zipfile raises RuntimeError for a password and NotImplementedError for rare compressions
         reason = getattr(error, "strerror", None) or error
+        remedy = "If the archive is damaged, delete it and fetch it again."
+        if isinstance(error, DownloadError):  # found here: nobody makes such an archive by mistake
+            remedy = "Delete it and get it from a source that you trust."
+        elif getattr(error, "errno", None) == errno.ENOSPC:
+            remedy = "Make room and run this again."
         raise DownloadError(
-            f"{archive} can't be unpacked: {reason}. Nothing was left in {folder}. If the archive "
-            "is damaged, delete it and fetch it again."
+            f"{archive} can't be unpacked: {reason}. Nothing was left in {folder}. {remedy}"
         ) from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
