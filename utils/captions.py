@@ -20,6 +20,7 @@ if TYPE_CHECKING:  # only its shape is used here, and captions are cleaned witho
 PAD, START, END, UNKNOWN = 0, 1, 2, 3
 RESERVED = ("<pad>", "<start>", "<end>", "<unknown>")
 VOCABULARY_FORMAT = 1
+MADE_BY = "notebook 02_clean_captions"
 CAPTION_COLUMNS = ["photo", "split", "number", "caption", "tokens", "published_tokens"]
 # Where the table keeps the tokens of each cleaning.
 TOKEN_COLUMNS = {"full": "tokens", "published": "published_tokens"}
@@ -132,14 +133,30 @@ class Vocabulary:
             MissingStageError: there is no such file.
             StaleArtefactError: the file is of another format or was edited into nonsense.
         """
-        content = read_json(require(path, "notebook 02_clean_captions"))
+        try:
+            content = read_json(require(path, MADE_BY))
+        except ValueError as error:  # no JSON, or no text at all
+            raise _stale_vocabulary(path, f"is not JSON ({error})") from error
         found = content.get("format") if isinstance(content, dict) else None
         if found != VOCABULARY_FORMAT:
-            raise StaleArtefactError(
-                f"{path} has the format {found!r}; this version reads {VOCABULARY_FORMAT}. "
-                "Make it again with notebook 02."
+            raise _stale_vocabulary(
+                path, f"has the format {found!r}; this version reads {VOCABULARY_FORMAT}"
             )
-        return cls(tuple(content["tokens"]), content["cleaning"], content["min_count"])
+        tokens = content.get("tokens")
+        if not (isinstance(tokens, list) and all(isinstance(token, str) for token in tokens)):
+            raise _stale_vocabulary(path, 'has no list of words under "tokens"')
+        if not isinstance(min_count := content.get("min_count"), int):
+            raise _stale_vocabulary(
+                path, f'has {min_count!r} under "min_count"; expected a whole number'
+            )
+        try:
+            return cls(tuple(tokens), content.get("cleaning"), min_count)
+        except StaleArtefactError as error:
+            raise StaleArtefactError(f"{path} can't be used: {error}") from error
+
+
+def _stale_vocabulary(path: Path, finding: str) -> StaleArtefactError:
+    return StaleArtefactError(f"{path} {finding}. Make it again with notebook 02.")
 
 
 def caption_table(dataset: "Dataset") -> pd.DataFrame:
@@ -159,11 +176,26 @@ def caption_table(dataset: "Dataset") -> pd.DataFrame:
 
 
 def read_caption_table(path: Path) -> pd.DataFrame:
-    """Reads `captions.csv`; raises `MissingStageError` if notebook 02 has not made it.
+    """Reads `captions.csv`.
 
     A caption without tokens is "", and the words "none" and "null" are words.
+
+    Raises:
+        MissingStageError: notebook 02 has not made it.
+        StaleArtefactError: it is no table of captions, or one of another version.
     """
-    return pd.read_csv(require(path, "notebook 02_clean_captions"), keep_default_na=False)
+    try:
+        table = pd.read_csv(require(path, MADE_BY), keep_default_na=False)
+    except ValueError as error:  # pandas' own errors, and text that is not UTF-8
+        raise StaleArtefactError(
+            f"{path} is not a table of captions ({error}). Make it again with notebook 02."
+        ) from error
+    if list(table.columns) != CAPTION_COLUMNS:
+        raise StaleArtefactError(
+            f"{path} has the columns {', '.join(table.columns)}; expected "
+            f"{', '.join(CAPTION_COLUMNS)}. Make it again with notebook 02."
+        )
+    return table
 
 
 def threshold_table(

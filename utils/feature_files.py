@@ -5,7 +5,6 @@ unfinished one is a partial array that grows and a progress record that says how
 both hidden. The manifest is written last: where it stands, everything stands.
 """
 
-import json
 import os
 import shutil
 from copy import copy
@@ -22,6 +21,10 @@ from utils.files import read_json, require, write_json
 DTYPES = {"pooled": "float32", "spatial": "float16", "middle": "float16"}
 MADE_BY = "notebook 03"
 _BLOCK = 1 << 20  # bytes copied at once: constant memory for files of any size
+_MANIFEST = (  # what every manifest has
+    "kind mirrored encoder weights weights_hash image_size dtype photographs photographs_hash "
+    "shape photos unreadable"
+).split()
 
 
 @dataclass
@@ -68,10 +71,13 @@ class FeatureFiles:
         """
         try:
             manifest = read_json(require(self.manifest, MADE_BY))
-        except json.JSONDecodeError as error:
+        except ValueError as error:  # no JSON, or no text at all
             raise self.stale(f"its manifest is not JSON ({error})") from error
-        if manifest.get("format") != 1:
-            raise self.stale(f"its manifest has format {manifest.get('format')}; expected 1")
+        found = manifest.get("format") if isinstance(manifest, dict) else None
+        if found != 1:
+            raise self.stale(f"its manifest has format {found}; expected 1")
+        if lacking := [name for name in _MANIFEST if name not in manifest]:
+            raise self.stale(f"its manifest lacks {', '.join(lacking)}")
         return manifest
 
     def refuse_stale(self, made_from: dict[str, Any]) -> None:
@@ -82,13 +88,14 @@ class FeatureFiles:
         if set(differing) - {"weights"}:
             raise self.stale(
                 f"it holds {_in_words(manifest)}; asked for are {_in_words(made_from)} (different: "
-                f"{', '.join(differing)})"
+                f"{', '.join(differing)})",
+                _way_back(manifest, made_from),
             )
 
-    def stale(self, finding: str) -> StaleArtefactError:
+    def stale(self, finding: str, way_back: str = "") -> StaleArtefactError:
         return StaleArtefactError(
             f"{self.array} can't be used: {finding}. Delete it and {self.manifest.name} and run "
-            f"{MADE_BY} to extract again, or go back to the settings that it was made with."
+            f"{MADE_BY} to extract again{way_back}."
         )
 
     def resume(self, made_from: dict[str, Any]) -> Progress:
@@ -165,6 +172,16 @@ def _in_words(made_from: dict[str, Any]) -> str:
         "features of {photographs} photographs ({photographs_hash:.8}) by {encoder} at "
         "{image_size} pixels with the weights {weights!r} ({weights_hash:.8})"
     ).format(**made_from)
+
+
+def _way_back(manifest: dict[str, Any], made_from: dict[str, Any]) -> str:
+    """How to keep the array instead of making it again."""
+    untrained = [one["weights"].startswith("untrained") for one in (manifest, made_from)]
+    if untrained == [True, False]:  # made without a network, which is there now
+        return ", or set WEIGHTS=none to go on with the untrained encoder"
+    if untrained == [False, True]:
+        return ", or go back to the trained encoder (a missing network may be why it isn't there)"
+    return ", or go back to the settings that it was made with"
 
 
 def _write_header(output: BinaryIO, dtype: str, shape: list[int]) -> None:
