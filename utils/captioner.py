@@ -1,9 +1,10 @@
 """A captioner: encoder, decoder, vocabulary and search settings, loaded from a folder and used."""
 
+import json
 import tempfile
 import zipfile
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 import h5py
@@ -24,6 +25,13 @@ from utils.settings import Settings
 BUNDLE_FORMAT = 3
 BUNDLE_FILE, MODEL_FILE, VOCABULARY_FILE = "captioner.json", "model.keras", "vocabulary.json"
 CONSENSUS_FILE = "consensus.npz"
+_DESCRIPTION = (  # what every bundle says of itself
+    "encoder weights weights_hash probe decoder search model_hash vocabulary_hash"
+).split()
+# Where the classes come from that a model may be made of, and those among them that hold code.
+_HARMLESS = ("keras.layers", "keras.initializers", "keras.regularizers", "keras.src.models.")
+_HARMLESS += ("keras.src.layers.", "keras.src.ops.", "keras.ops", "keras.dtype_policies")
+_CODE = ("Lambda", "__lambda__", "TorchModuleWrapper", "TFSMLayer", "JaxLayer", "FlaxLayer")
 # How well features of the probe must agree (Pearson) for other weights to be taken as the same:
 # rounding to 8 bits leaves 0.99, another training of the same network next to nothing.
 _SAME_WEIGHTS = 0.95
@@ -152,12 +160,7 @@ class Captioner:
             EncoderError: the encoder's weights can't be had.
         """
         folder = Path(folder)
-        description = read_json(require(folder / BUNDLE_FILE, "notebook 05_evaluate_captions"))
-        if (found := description["format"]) != BUNDLE_FORMAT:
-            raise StaleArtefactError(
-                f"{folder / BUNDLE_FILE} has the format {found}; this version reads "
-                f"{BUNDLE_FORMAT}. Make it again with notebook 05."
-            )
+        description = _read_description(folder / BUNDLE_FILE)
         search = SearchSettings(**description["search"])
         for name in _files_of(search):
             file = require(folder / name, "notebook 04_train_captioner")
@@ -167,7 +170,20 @@ class Captioner:
                     f"{file} (SHA-256 {found[:12]}…) is not the one that {BUNDLE_FILE} describes "
                     f"({expected[:12]}…). Run notebooks 04 and 05 again, or restore the file."
                 )
+        decoder = load_decoder(folder / MODEL_FILE)
+        vocabulary = Vocabulary.load(folder / VOCABULARY_FILE)
+        if (words := decoder.output_shape[-1]) != len(vocabulary):
+            raise StaleArtefactError(
+                f"{folder / MODEL_FILE} chooses among {words:,} words, {folder / VOCABULARY_FILE} "
+                f"has {len(vocabulary):,}: they come from two trainings. Copy both from one run."
+            )
         encoder = load_encoder(description["encoder"], *_weights(description, weights))
+        if (width := decoder.input_shape[0][-1]) != encoder.spec.width:
+            raise StaleArtefactError(
+                f"{folder / MODEL_FILE} reads vectors of {width:,} features, the encoder that "
+                f"{BUNDLE_FILE} names, {encoder.name}, gives {encoder.spec.width:,}: they come "
+                "from two trainings. Copy both from one run."
+            )
         if not weights and not _same_weights(encoder, description):
             raise StaleArtefactError(
                 f"The decoder in {folder} was trained on features of {encoder.name} with "
@@ -175,8 +191,6 @@ class Captioner:
                 f"are {encoder.weights} ({encoder.weights_hash[:12]}…). Set WEIGHTS to the weights "
                 "it was trained with, or pass weights=… to use others in their place."
             )
-        decoder = keras.saving.load_model(folder / MODEL_FILE, compile=False, safe_mode=True)
-        vocabulary = Vocabulary.load(folder / VOCABULARY_FILE)
         consensus = None
         if search.sharpness is not None:
             consensus = Consensus.load(folder / CONSENSUS_FILE)
@@ -186,6 +200,83 @@ class Captioner:
 def _files_of(search: SearchSettings) -> list[str]:
     """The files of a bundle beside its description."""
     return [MODEL_FILE, VOCABULARY_FILE] + [CONSENSUS_FILE] * (search.sharpness is not None)
+
+
+def _read_description(file: Path) -> dict:
+    """Reads `captioner.json`; a `StaleArtefactError` says what is wrong with it."""
+    try:
+        description = read_json(require(file, "notebook 05_evaluate_captions"))
+    except ValueError as error:  # no JSON, or no text at all
+        raise StaleArtefactError(
+            f"{file} is not JSON ({error}). Make it again with notebook 05."
+        ) from error
+    found = description.get("format") if isinstance(description, dict) else None
+    if found != BUNDLE_FORMAT:
+        raise StaleArtefactError(
+            f"{file} has the format {found}; this version reads {BUNDLE_FORMAT}. Make it again "
+            "with notebook 05, or use the version of the project that it came with."
+        )
+    if lacking := [name for name in _DESCRIPTION if name not in description]:
+        raise StaleArtefactError(
+            f"{file} lacks {', '.join(lacking)}. Make it again with notebook 05."
+        )
+    wanted = [setting.name for setting in fields(SearchSettings)]
+    if not isinstance(search := description["search"], dict) or sorted(search) != sorted(wanted):
+        raise StaleArtefactError(
+            f"{file} searches with {search}; expected {', '.join(wanted)}. Make it again with "
+            "notebook 05."
+        )
+    return description
+
+
+def load_decoder(file: Path) -> keras.Model:
+    """Loads a decoder that `save_decoder` wrote, and nothing that could run code of its own.
+
+    Raises:
+        StaleArtefactError: it is no whole `.keras` file, or it names something other than the
+            layers of Keras and of this project.
+    """
+    try:
+        with zipfile.ZipFile(file) as archive:
+            config = json.loads(archive.read("config.json"))
+    except (OSError, zipfile.BadZipFile, KeyError, ValueError, RuntimeError) as error:
+        raise StaleArtefactError(
+            f"{file} is no whole .keras file ({error}). Train again with notebook 04, or copy it "
+            "again."
+        ) from error
+    # Keras' safe mode refuses code too, but how much of it has changed from version to version.
+    if foreign := sorted(set(_foreign(config))):
+        raise StaleArtefactError(
+            f"{file} names {', '.join(foreign)}, which may run code of whoever made the file; "
+            "expected layers of Keras and of this project only. Get the model from somebody you "
+            "trust, or train it with notebook 04."
+        )
+    try:
+        return keras.saving.load_model(file, compile=False, safe_mode=True)
+    except Exception as error:  # Keras and h5py raise nearly anything on files they can't use
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise StaleArtefactError(
+            f"{file} can't be loaded with Keras {keras.__version__} ({reason}). Train again with "
+            "notebook 04, or use the versions in constraints.txt."
+        ) from error
+
+
+def _foreign(config) -> Iterator[str]:
+    """What a model's description asks Keras to make that is not known to be harmless."""
+    if isinstance(config, list):
+        for item in config:
+            yield from _foreign(item)
+    if not isinstance(config, dict):
+        return
+    for item in config.values():
+        yield from _foreign(item)
+    if "class_name" in config:
+        name, module = str(config["class_name"]), str(config.get("module") or "keras")
+        registered = str(config.get("registered_name"))
+        ours = registered.startswith("photograph_captions>")
+        ours = ours and keras.saving.get_registered_object(registered) is not None
+        if name in _CODE or not (ours or module.startswith(_HARMLESS) or module == "keras"):
+            yield f"{module}.{name}"
 
 
 def describe_bundle(folder: Path, encoder: Encoder, decoder: str, search: SearchSettings) -> Path:

@@ -176,8 +176,14 @@ def load_encoder(name: str, weights: str = "imagenet", seed: int = 42) -> Encode
         cnn, provenance = spec.build(None), f"untrained, seed {seed}"
         _draw_weights(cnn, seed)
     else:
-        cnn, provenance = spec.build(None), f"file {Path(weights).name}"
-        _load_file(cnn, name, Path(weights))
+        path = Path(weights)
+        if not path.is_file():
+            raise EncoderError(
+                f"WEIGHTS is {path}, and no such file exists. Give the path of a weights file for "
+                f"{name}, or WEIGHTS=imagenet or WEIGHTS=none."
+            )
+        cnn, provenance = spec.build(None), f"file {path.name}"
+        _load_file(cnn, name, path)
     cnn.trainable = False
 
     pixels = keras.Input((spec.image_size, spec.image_size, 3), name="pixels")
@@ -259,11 +265,6 @@ def _draw_weights(cnn: keras.Model, seed: int) -> None:
 
 
 def _load_file(cnn: keras.Model, name: str, path: Path) -> None:
-    if not path.is_file():
-        raise EncoderError(
-            f"WEIGHTS is {path}, and no such file exists. Give the path of a weights file for "
-            f"{name}, or WEIGHTS=imagenet or WEIGHTS=none."
-        )
     wanted = (
         f"{name} without its classifier has {len(cnn.weights)} arrays with "
         f"{cnn.count_params():,} numbers"
