@@ -17,7 +17,7 @@ export PYTHONPATH := $(CURDIR)
 # Of TensorFlow's own messages only warnings and errors.
 export TF_CPP_MIN_LOG_LEVEL := 1
 
-.PHONY: help install run report lab model test kill-test bench notebooks publish clean distclean
+.PHONY: help install run report lab model test kill-test bench notebooks publish robustness clean distclean
 
 help:
 	@echo "make run        run the notebooks in order, build the report, show the scores"
@@ -32,6 +32,7 @@ help:
 	@echo "make distclean  remove the drawn sample and $(VENV) as well"
 	@echo "make notebooks  for maintainers: run and keep the outputs in notebooks/"
 	@echo "make publish    for maintainers: keep a run's numbers and figures in report/"
+	@echo "make robustness for maintainers: write anew what happens when something goes wrong"
 	@echo
 	@echo "Settings, as in 'make run DATASET=flickr8k EPOCHS=10':"
 	@echo "  DATASET DATA ENCODER WEIGHTS DECODER EPOCHS SEED LIMIT RUNS"
@@ -96,6 +97,9 @@ notebooks: $(INSTALLED)
 publish: $(INSTALLED)
 	@$(BIN) report/build.py --publish
 	@$(BIN) report/readme.py
+
+robustness: $(INSTALLED)
+	@$(BIN) -m tests.robustness
 
 clean:
 	@echo "Removing data/runs, build and caches"

@@ -3,6 +3,7 @@
 import json
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -28,10 +29,11 @@ CONSENSUS_FILE = "consensus.npz"
 _DESCRIPTION = (  # what every bundle says of itself
     "encoder weights weights_hash probe decoder search model_hash vocabulary_hash"
 ).split()
-# Where the classes come from that a model may be made of, and those among them that hold code.
-_HARMLESS = ("keras.layers", "keras.initializers", "keras.regularizers", "keras.src.models.")
-_HARMLESS += ("keras.src.layers.", "keras.src.ops.", "keras.ops", "keras.dtype_policies")
-_CODE = ("Lambda", "__lambda__", "TorchModuleWrapper", "TFSMLayer", "JaxLayer", "FlaxLayer")
+# Where the classes of a model may come from, and those among them that hold or load code.
+_HARMLESS = ("keras.layers", "keras.initializers", "keras.regularizers", "keras.dtype_policies")
+_HARMLESS += ("keras.src.models.functional", "keras.src.ops.")
+_CODE = ("Lambda", "__lambda__", "function", "TorchModuleWrapper", "TFSMLayer", "JaxLayer")
+_CODE += ("FlaxLayer",)
 # How well features of the probe must agree (Pearson) for other weights to be taken as the same:
 # rounding to 8 bits leaves 0.99, another training of the same network next to nothing.
 _SAME_WEIGHTS = 0.95
@@ -239,7 +241,7 @@ def load_decoder(file: Path) -> keras.Model:
     try:
         with zipfile.ZipFile(file) as archive:
             config = json.loads(archive.read("config.json"))
-    except (OSError, zipfile.BadZipFile, KeyError, ValueError, RuntimeError) as error:
+    except (OSError, zipfile.BadZipFile, zlib.error, KeyError, ValueError, RuntimeError) as error:
         raise StaleArtefactError(
             f"{file} is no whole .keras file ({error}). Train again with notebook 04, or copy it "
             "again."

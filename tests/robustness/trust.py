@@ -1,0 +1,67 @@
+"""Files that try to run code: none of them gets as far."""
+
+import json
+import os
+import zipfile
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from tests.robustness import row
+from tests.robustness.artefacts import ONLINE, bundle
+from tests.test_features import draw_photos
+from utils.captioner import MODEL_FILE, load_decoder
+from utils.features import extract_features, load_features
+
+
+@row("Trust", "a model with a Lambda layer")
+def _(folder: Path) -> str:
+    pixels = keras.Input((3,))
+    keras.Model(pixels, keras.layers.Lambda(lambda x: x + 1)(pixels)).save(folder / MODEL_FILE)
+    return str(load_decoder(folder / MODEL_FILE))
+
+
+@row("Trust", "a model with a function of Python", "builtins", "exec", None)
+@row("Trust", "a model with a function of Keras that lifts its guard", "keras.config", "x", None)
+@row("Trust", "a model with a class under the name of ours", "os", "x", "photograph_captions>x")
+def _(folder: Path, module: str, name: str, registered: str | None) -> str:
+    file = bundle(folder / "bundle") / MODEL_FILE
+    with zipfile.ZipFile(file) as archive:
+        content = {member: archive.read(member) for member in archive.namelist()}
+    config = json.loads(content["config.json"])
+    config["config"]["layers"][0] |= {
+        "module": module,
+        "class_name": name,
+        "registered_name": registered,
+    }
+    content["config.json"] = json.dumps(config).encode()
+    with zipfile.ZipFile(file, "w") as archive:
+        for member, data in content.items():
+            archive.writestr(member, data)
+    return str(load_decoder(file))
+
+
+@row("Trust", "a model that is no .keras archive", b"\x80\x04cos\nsystem\n")
+@row("Trust", "a model that is cut short", None)
+def _(folder: Path, content: bytes | None) -> str:
+    file = bundle(folder / "bundle") / MODEL_FILE
+    file.write_bytes(content or file.read_bytes()[:-100])
+    return str(load_decoder(file))
+
+
+class _Harmful:
+    """Makes a folder when it is unpickled."""
+
+    def __reduce__(self):
+        return os.mkdir, ("unpickled",)
+
+
+@row("Trust", "features with a pickled object")
+def _(folder: Path) -> str:
+    extract_features(ONLINE, draw_photos(folder / "photos", 10), folder)
+    np.save(folder / "pooled.npy", np.array([_Harmful()] * 10, object), allow_pickle=True)
+    try:
+        return str(load_features(folder))
+    finally:
+        assert not Path("unpickled").exists()
