@@ -30,9 +30,11 @@ def serving() -> Iterator[Server]:
     ):
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
-        yield server
-        server.shutdown()
-        thread.join()
+        try:
+            yield server
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 def fetched(server: Server, file: Path, **expected) -> str:
