@@ -265,10 +265,10 @@ def growth(settings: Settings, stage: str, times: int) -> dict:
     Args:
         settings: of the run.
         stage: "extraction", "training merge", "training attention" or "search".
-        times: 1, 2 or 4 eighths of the training split.
+        times: 1, 2 or 4 sixteenths of the training split.
     """
     data = RunData(settings)
-    count = times * len(data.dataset.splits["train"]) // 8
+    count = times * len(data.dataset.splits["train"]) // 16
     seconds = _GROWTH[stage](data, count)
     return {"photographs": count, "seconds": seconds, "megabytes": peak_memory()}
 

@@ -174,7 +174,8 @@ def test_a_system_is_searched_as_dev_has_it_and_scored_on_test(decoder, another,
 
 def test_a_system_is_searched_for_a_consensus_where_dev_has_it(decoder, dev, monkeypatch):
     consensus = Consensus.of(dev.tokens, VOCABULARY)
-    monkeypatch.setattr("utils.evaluation._try", lambda *_: [{"CIDEr": -1.0}])
+    poor = {"beam": 5, "length_penalty": 1.0, "sharpness": np.nan, "CIDEr": -1.0}
+    monkeypatch.setattr("utils.evaluation._try", lambda *_: [poor])
     row, captions = judge(
         "mine",
         [decoder],
