@@ -16,7 +16,7 @@ STORED = {
 }
 
 
-@pytest.mark.parametrize(("group", "case"), CASES, ids=": ".join)
+@pytest.mark.parametrize(("group", "case"), CASES, ids=map(": ".join, CASES))
 def test_every_case_ends_as_the_table_says(tmp_path, group, case):
     found = outcome(CASES[group, case], tmp_path)
     assert found == STORED.get((group, case)), "if this is meant, run `make robustness`"
