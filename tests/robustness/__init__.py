@@ -7,7 +7,7 @@ then the outcome is "refused: " and its message, as a user reads it. To add case
     @row("Group", "what went wrong")
     def _(folder: Path) -> str: ...
 
-in a module of this package, and import it in `all_cases`. `make robustness` writes the table,
+in a module of this package, and add its name to `MODULES`. `make robustness` writes the table,
 `report/robustness.json`, and `tests/test_robustness.py` fails where it isn't what happens now.
 """
 
