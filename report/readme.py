@@ -1,8 +1,7 @@
 """Writes numbers and picture of README.md from report/published/: `python report/readme.py`.
 
-Between two marks each, the README holds tables of scores, of times and of speed. They are made of
-the files of the published runs and of the benchmark, so that no number in the README is typed in; a
-test compares them.
+Between two marks each, the README holds a table of scores and one of times. Both are made of the
+files of the published runs, so that no number in the README is typed in; a test compares them.
 """
 
 import re
@@ -11,7 +10,6 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 
-from benchmarks.figure import ratios
 from utils.figures import photograph_grid, save, use_style
 from utils.files import read_json, write_text
 from utils.settings import PROJECT
@@ -19,7 +17,6 @@ from utils.settings import PROJECT
 README = PROJECT / "README.md"
 PUBLISHED = PROJECT / "report" / "published"
 LITERATURE = PROJECT / "report" / "published_results.json"
-BENCHMARK = PROJECT / "report" / "benchmark.json"
 PICTURE = PROJECT / "report" / "examples.png"
 SCORES = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "METEOR", "ROUGE-L", "CIDEr")
 PICTURES = 6  # in two rows
@@ -28,8 +25,7 @@ PICTURES = 6  # in two rows
 def update_readme() -> None:
     """Brings README.md and its picture up to date with the published runs."""
     text = README.read_text(encoding="utf-8")
-    tables = {"results": results_text(), "times": times_text(), "speed": speed_text()}
-    for mark, content in tables.items():
+    for mark, content in (("results", results_text()), ("times", times_text())):
         text = between_marks(text, mark, content)
     write_text(README, text)
     # The sample's, since that is what a newcomer gets; the report shows those of Flickr8k.
@@ -98,23 +94,6 @@ def times_text() -> str:
         seconds = [run["recipes"][stage]["seconds_per_epoch"] for run in runs]
         rows.append([text, *map(_duration, seconds)])
     return "\n" + _table(["on two CPU cores", *(run["run"] for run in runs)], rows) + "\n"
-
-
-def speed_text() -> str:
-    """What the benchmark compared, and how many times as fast ours was in the same run."""
-    results = read_json(BENCHMARK)
-    machine, training = results["machine"], results["training"]
-    rows = [[name, f"{ratio:.1f}x"] for name, ratio in ratios(results).items()]
-    rows += [
-        [f"share of the machine's matrix product: {name}", f"{side['share_of_peak']:.0%}"]
-        for name, side in training.items()
-        if isinstance(side, dict) and "share_of_peak" in side
-    ]
-    extraction = results["extraction"]
-    share = extraction["ours"]["rate"] / extraction["the CNN alone"]["rate"]
-    rows.append(["extraction, of the CNN alone on pixels in memory", f"{share:.0%}"])
-    head = [f"{machine['cores']} cores, {results['settings']['encoder']}", "ours"]
-    return "\n" + _table(head, rows) + "\n"
 
 
 def draw_examples(folder: Path) -> None:

@@ -172,6 +172,7 @@ def test_what_is_imported_is_what_is_needed(needed):
         "utils",
         "tests",
         "google",
+        "benchmarks",
         *(path.stem for path in code_files()),
     }  # google.colab is Colab's own
     imports = {name.partition(".")[0] for file in code_files() for name in imported(file)}
