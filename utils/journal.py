@@ -6,6 +6,7 @@ one writes, and the others wait.
 """
 
 import math
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -131,10 +132,7 @@ class Journal(keras.callbacks.Callback):
             "learning_rate": float(ops.convert_to_numpy(self.model.optimizer.learning_rate)),
         }
         seconds = {"epoch": row["epoch"], "seconds": round(time.monotonic() - self.begun, 2)}
-        if is_first():
-            part_of = atomic_path(weights_file(self.folder, row["epoch"]), size_on_disk(self.model))
-            with part_of as part:
-                self.model.save_weights(part)
+        self._save_weights(weights_file(self.folder, row["epoch"]))
         earlier = read_seconds(self.folder)
         earlier = earlier[earlier["epoch"] < row["epoch"]]  # a kill can come before the history
         _write_rows(self.folder / "seconds.csv", earlier, seconds)
@@ -161,6 +159,14 @@ class Journal(keras.callbacks.Callback):
         """CIDEr of greedy captions of dev."""
         captions = captions_of(self.searcher.best(self.dev_features()), self.vocabulary)
         return float(self.cider.scores([tokenize(text) for text in captions]).mean())
+
+    def _save_weights(self, file: Path) -> None:
+        if is_first():
+            with atomic_path(file, size_on_disk(self.model)) as part:
+                self.model.save_weights(part)
+        else:  # Keras exchanges weights between the processes as it writes them, so all have to
+            with tempfile.TemporaryDirectory() as folder:
+                self.model.save_weights(Path(folder) / file.name)
 
     def _remove_weights_except(self, epochs: set[int]) -> None:
         keep = {weights_file(self.folder, epoch) for epoch in epochs}

@@ -51,7 +51,7 @@ class SelfCritical:
         max_tokens: where a drawn caption is cut off.
     """
 
-    epochs: int = 5
+    epochs: int = 3
     samples: int = 5
     batch_size: int = 64
     learning_rate: float = 4e-5
