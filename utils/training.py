@@ -92,6 +92,10 @@ OURS_ON_SAMPLE = replace(
 )
 
 
+# Of the decoders in notebook 06 that are there for comparison only; more would cost an hour.
+COMPARED_EPOCHS = {"sample": 20, "flickr8k": 8}
+
+
 def our_recipe(dataset: str, decoder: str = "merge") -> Recipe:
     """Returns our recipe in the size that fits the data set, "sample" or "flickr8k".
 

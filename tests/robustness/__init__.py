@@ -22,7 +22,7 @@ from utils.files import write_json
 from utils.settings import PROJECT
 
 TABLE = PROJECT / "report" / "robustness.json"
-MODULES = ("photographs", "caption_files", "downloads", "artefacts", "trust")
+MODULES = ("photographs", "caption_files", "downloads", "artefacts", "trust", "runs")
 
 _cases: dict[tuple[str, str], Callable[[Path], str]] = {}
 
