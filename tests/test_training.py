@@ -73,7 +73,7 @@ import keras, numpy as np
 from tests.test_training import caption_set, VOCABULARY
 from utils.decoder import DECODERS, standardise
 from utils.search import Searcher, captions_of
-from utils.training import Recipe, _compile
+from utils.training import Recipe, compile_decoder
 
 results = {"backend": keras.backend.backend()}
 for name, options in {"merge": {}, "inject": {"tied": True}, "attention": {"heads": 2}}.items():
@@ -84,7 +84,7 @@ for name, options in {"merge": {}, "inject": {"tied": True}, "attention": {"head
     for weight in model.trainable_variables:
         weight.assign(random.normal(0, 0.3, weight.shape))
     standardise(model, captions.features)
-    _compile(model, Recipe("plain", "full", 1, learning_rate=0.01, clip_norm=1.0), 10)
+    compile_decoder(model, Recipe("plain", "full", 1, learning_rate=0.01, clip_norm=1.0), 10)
     batches = captions.batches(VOCABULARY, batch_size=16, by_photo=name == "attention")
     history = model.fit(batches, epochs=3, shuffle=False, verbose=0).history
     best = Searcher(model, beam=3).best(captions.features[:5])

@@ -55,7 +55,7 @@ class FineTuning:
             own, since both know much already.
     """
 
-    epochs: int = 3
+    epochs: int = 2
     learning_rate: float = 1e-4
 
 
