@@ -248,8 +248,8 @@ def test_features_of_another_shape_are_refused_with_the_remedy(decoder, shape, r
 def test_sharing_weights_leaves_fewer_of_them():
     plain = build_merge(VOCABULARY, (6,), 8, 10)
     tied = build_merge(VOCABULARY, (6,), 8, 10, tied=True)
-    # No matrix of logits, and a hidden layer of the embedding's width.
-    assert plain.count_params() - tied.count_params() == 10 * VOCABULARY + 2 * (10 + 1)
+    # No matrix of logits, but a projection of the hidden layer to the embedding's width.
+    assert plain.count_params() - tied.count_params() == 10 * VOCABULARY - 8 * (10 + 1)
 
 
 def test_an_unknown_decoder_is_refused_with_the_known_ones():
