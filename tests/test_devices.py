@@ -176,7 +176,7 @@ def test_processes_extract_what_one_does(found, photos, tmp_path):
     assert (folder / "pooled.npy").read_bytes() == (tmp_path / "pooled.npy").read_bytes()
     manifest = read_json(folder / "pooled.json")
     assert manifest | {"seconds": 0} == whole.manifest | {"seconds": 0}
-    assert {file.name for file in folder.iterdir()} == {"pooled.npy", "pooled.json"}
+    assert {file.name for file in folder.iterdir()} == {"pooled.npy", "pooled.json", ".lock"}
     for process in found["two processes"]:
         assert process["unreadable"] == whole.unreadable
     assert len(whole.unreadable) == 2
