@@ -32,12 +32,12 @@ from utils.journal import (
 from utils.settings import Settings, short_path
 from utils.training import (
     HISTORY_COLUMNS,
-    CaptionLoss,
     CaptionSet,
     Recipe,
-    TokenCrossEntropy,
     Training,
     caption_set,
+    compile_decoder,
+    epoch_losses,
     our_recipe,
     train,
 )
@@ -120,25 +120,15 @@ def fine_tune(
             mirrored=training.mirrored,
             by_photo=True,
         )
-        optimizer = keras.optimizers.AdamW(
-            keras.optimizers.schedules.CosineDecay(
-                tuning.learning_rate, tuning.epochs * len(batches)
-            ),
-            weight_decay=recipe.weight_decay,
-            clipnorm=recipe.clip_norm,
-        )
-        optimizer.build(model.trainable_variables)
-        model.compile(optimizer, CaptionLoss(recipe.label_smoothing), metrics=[TokenCrossEntropy()])
+        slower = replace(recipe, learning_rate=tuning.learning_rate, cosine=True)
+        compile_decoder(model, slower, tuning.epochs * len(batches))
         if len(history) < tuning.epochs:
             if len(history):
                 model.load_weights(weights_file(folder, len(history)))
             journal = _TunedJournal(
                 folder,
                 history,
-                lambda logs: {
-                    "loss": float(logs["token_loss"]),
-                    "dev_loss": float(logs["val_token_loss"]),
-                },
+                epoch_losses,
                 dev.features,
                 dev.references,
                 vocabulary,

@@ -328,10 +328,7 @@ def train(
             journal = Journal(
                 folder,
                 history,
-                lambda logs: {
-                    "loss": float(logs["token_loss"]),
-                    "dev_loss": float(logs["val_token_loss"]),
-                },
+                epoch_losses,
                 dev.features,
                 dev.references,
                 vocabulary,
@@ -404,6 +401,11 @@ def compile_decoder(model: keras.Model, recipe: Recipe, steps: int) -> None:
     )
     optimizer.build(model.trainable_variables)  # so that a resumed one has places to load into
     model.compile(optimizer, CaptionLoss(recipe.label_smoothing), metrics=[TokenCrossEntropy()])
+
+
+def epoch_losses(logs: dict) -> dict[str, float]:
+    """What the history keeps of an epoch that Keras reports on, losses in nats per token."""
+    return {"loss": float(logs["token_loss"]), "dev_loss": float(logs["val_token_loss"])}
 
 
 def _fingerprint(captions: CaptionSet) -> str:

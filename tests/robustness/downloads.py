@@ -7,7 +7,7 @@ import threading
 import zipfile
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from unittest.mock import patch
 
@@ -64,15 +64,19 @@ def _(folder: Path) -> str:
         return fetched(server, folder / "file.bin")
 
 
+def give_up(server, file: Path) -> None:
+    """Tries in vain to download from a server that cuts every attempt, and mends the server."""
+    server.cuts = deque([300_000, 0, 0, 0, 0])
+    with suppress(DownloadError):
+        download(server.url, file)
+    server.cuts.clear()
+
+
 @row("Downloads", "given up, and started again")
 def _(folder: Path) -> str:
     with serving() as server:
-        server.cuts = deque([300_000, 0, 0, 0, 0])
-        try:
-            download(server.url, folder / "file.bin")
-        except DownloadError:
-            server.cuts.clear()
-            server.seen.clear()
+        give_up(server, folder / "file.bin")
+        server.seen.clear()
         return fetched(server, folder / "file.bin")
 
 
@@ -88,11 +92,7 @@ def _(folder: Path, lacking: dict) -> str:
 @row("Downloads", "cut, and the file changed in between")
 def _(folder: Path) -> str:
     with serving() as server:
-        server.cuts = deque([300_000, 0, 0, 0, 0])
-        try:
-            download(server.url, folder / "file.bin")
-        except DownloadError:
-            server.cuts.clear()
+        give_up(server, folder / "file.bin")
         server.payload, server.validators = PAYLOAD[::-1], {"ETag": '"second"'}
         return fetched(server, folder / "file.bin")
 
