@@ -97,6 +97,7 @@ def evaluate_stage(folder: Path) -> dict:
     scores = score_row(
         "tiny", "published", "dev", searcher, rows["caption"].tolist(), dev.references
     )
+    tried = tried.astype(object).where(tried.notna(), None)  # JSON has no NaN
     write_json(folder / "metrics.json", {"tried": tried.to_dict("records"), "scores": scores})
     return {name: (folder / name).read_bytes() for name in ("predictions.csv", "metrics.json")}
 
