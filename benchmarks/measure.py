@@ -9,7 +9,8 @@ from collections.abc import Callable, Mapping
 import numpy as np
 from keras import ops
 
-Work = Callable[[int], float]  # does the work of a round, and says how much it was
+# Does the work of a round, and says how much it was; a training also says how long it took.
+Work = Callable[[int], float | tuple[float, float]]
 
 
 def alternate(sides: Mapping[str, Work], rounds: int) -> dict[str, dict]:
@@ -26,6 +27,8 @@ def alternate(sides: Mapping[str, Work], rounds: int) -> dict[str, dict]:
             begun = time.perf_counter()
             done = work(number)
             seconds = time.perf_counter() - begun
+            if isinstance(done, tuple):
+                done, seconds = done
             print(f"  round {number}: {name}, {seconds:.1f} s", file=sys.stderr, flush=True)
             if number:
                 rates[name].append(done / seconds)

@@ -7,6 +7,7 @@ import time
 from dataclasses import replace
 from itertools import pairwise
 
+import keras
 import numpy as np
 import pandas as pd
 import pytest
@@ -317,6 +318,28 @@ def test_the_loss_is_the_mean_over_real_tokens_and_smoothing_spreads_the_target(
     evenly = -(np.mean(logits[0, 0, 0]) + np.mean(logits[0, 1, 0])) / 2
     smoothed = 0.9 * expected + 0.1 * evenly
     assert float(CaptionLoss(0.1)(targets, logits)) == pytest.approx(smoothed, abs=1e-6)
+
+
+@pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
+def test_the_gradient_of_the_loss_is_probability_minus_target(label_smoothing):
+    targets = np.array([[[4, 1, 2, PAD]]])
+    logits = np.random.default_rng(0).normal(scale=3, size=(4, 6)).astype("float32")
+    # A model whose logits are its weights: a plain step at a rate of 1 subtracts their gradient.
+    model = keras.Sequential([keras.Input((1, 4, 4)), keras.layers.Dense(6, use_bias=False)])
+    model.set_weights([logits])
+    model.compile(keras.optimizers.SGD(1.0), CaptionLoss(label_smoothing))
+    model.train_on_batch(np.eye(4, dtype="float32")[None, None], targets)
+
+    probabilities = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+    wanted = (1 - label_smoothing) * np.eye(6)[targets[0, 0]] + label_smoothing / 6
+    expected = (probabilities - wanted) / 3  # the mean over the real tokens
+    expected[3] = 0
+    np.testing.assert_allclose(logits - model.get_weights()[0], expected, atol=1e-6)
+
+
+def test_a_target_that_was_held_impossible_costs_much_and_not_infinitely_much():
+    logits = np.array([[[[500.0, 0.0]]]], "float32")
+    assert float(CaptionLoss()(np.array([[[1]]]), logits)) == pytest.approx(87.3, abs=0.1)
 
 
 def test_the_epochs_loss_weighs_every_token_the_same_whatever_the_batches():

@@ -8,9 +8,9 @@ import numpy as np
 from utils.captions import PAD
 from utils.devices import Share
 
-# Lengths that batches are padded to. Every length is compiled once, so there are only a few; real
-# captions are short, so the steps are fine where most captions lie.
-BUCKETS = (8, 10, 12, 14, 16, 20, 26, 40)
+# Lengths that batches are padded to. JAX and GPUs compile each length once, so they are few; they
+# lie closely where most captions do, and one place in forty is padding.
+BUCKETS = (7, 8, 9, 10, 11, 12, 13, 14, 16, 18, 21, 26, 40)
 
 
 def bucket_length(length: int, buckets: Sequence[int] = BUCKETS) -> int:

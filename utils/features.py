@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 from tqdm import tqdm
 
-from utils.devices import agree, is_first, processes, wait
+from utils.devices import agree, is_first, keep_memory, processes, wait
 from utils.errors import DatasetError, EncoderError, PhotographError, StaleArtefactError
 from utils.feature_files import DTYPES, MADE_BY, FeatureFiles, Progress
 from utils.files import content_hash, full_disk_said, require
@@ -139,6 +139,7 @@ def extract_features(
         bounds = _bounds(len(photos), batch_size, count)
         parts = [files.part(*part) for part in bounds] if count > 1 else [files]
         own = parts[process]
+        keep_memory()
         progress = own.resume(made_from)
         with own.partial.open("r+b") as output:
             output.seek(progress.end)

@@ -21,7 +21,7 @@ from keras import ops
 from utils.batches import bucket_length
 from utils.captions import END, PAD, START, UNKNOWN, Vocabulary
 from utils.decoder import decoder_kind, search_models
-from utils.devices import agree, share, spread
+from utils.devices import agree, keep_memory, share, spread
 from utils.files import content_hash
 from utils.journal import (
     Journal,
@@ -223,6 +223,7 @@ def refine(
         agree([identity, len(history)], f"the second stage {folder.name}")
         steps = -(-len(training.photos) // stage.batch_size)
         if len(history) < stage.epochs:
+            keep_memory()
             optimizer = keras.optimizers.Adam(
                 keras.optimizers.schedules.CosineDecay(stage.learning_rate, steps * stage.epochs),
                 clipnorm=recipe.clip_norm,
