@@ -24,7 +24,8 @@ from utils.settings import PROJECT, Settings, short_path
 REPORT = PROJECT / "report"
 PUBLISHED = REPORT / "published"
 PUBLISHED_REPORT = REPORT / "report.pdf"
-SOURCES = ("report.typ", "published_results.json", "robustness.json", "references.bib")
+SOURCES = ("report.typ", "references.bib", "published_results.json", "robustness.json")
+SOURCES += ("kill_resume.json", "benchmark.json", "benchmark.svg")
 
 # What the report reads of a run and may be published, and what makes it. Charts only: pictures in
 # a run's figures folder can show photographs of Flickr8k, which nobody here may pass on.

@@ -1,7 +1,8 @@
 """Writes numbers and picture of README.md from report/published/: `python report/readme.py`.
 
-Between two marks each, the README holds a table of scores and one of times. Both are made of the
-files of the published runs, so that no number in the README is typed in; a test compares them.
+Between two marks each, the README holds tables of scores, of times and of speed. They are made of
+the files of the published runs and of the benchmark, so that no number in the README is typed in; a
+test compares them.
 """
 
 import re
@@ -17,6 +18,7 @@ from utils.settings import PROJECT
 README = PROJECT / "README.md"
 PUBLISHED = PROJECT / "report" / "published"
 LITERATURE = PROJECT / "report" / "published_results.json"
+BENCHMARK = PROJECT / "report" / "benchmark.json"
 PICTURE = PROJECT / "report" / "examples.png"
 SCORES = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "METEOR", "ROUGE-L", "CIDEr")
 PICTURES = 6  # in two rows
@@ -25,13 +27,18 @@ PICTURES = 6  # in two rows
 def update_readme() -> None:
     """Brings README.md and its picture up to date with the published runs."""
     text = README.read_text(encoding="utf-8")
-    for mark, content in (("results", results_text()), ("times", times_text())):
+    for mark, content in texts().items():
         text = between_marks(text, mark, content)
     write_text(README, text)
     # The sample's, since that is what a newcomer gets; the report shows those of Flickr8k.
     runs = published_runs()
     folder = next((run for run in runs if run.name.startswith("sample")), runs[0])
     draw_examples(folder / "examples")
+
+
+def texts() -> dict[str, str]:
+    """What stands in the README between which marks."""
+    return {"results": results_text(), "times": times_text(), "speed": speed_text()}
 
 
 def between_marks(text: str, mark: str, content: str) -> str:
@@ -94,6 +101,45 @@ def times_text() -> str:
         seconds = [run["recipes"][stage]["seconds_per_epoch"] for run in runs]
         rows.append([text, *map(_duration, seconds)])
     return "\n" + _table(["on two CPU cores", *(run["run"] for run in runs)], rows) + "\n"
+
+
+def speed_text() -> str:
+    """What the benchmark compared, and how many times as fast ours was in the same run."""
+    results = read_json(BENCHMARK)
+    training, search, extraction = (results[name] for name in ("training", "search", "extraction"))
+    published = "published, by prefixes"
+    rows = []
+    for name, side in training.items():
+        if isinstance(side, dict) and "share_of_peak" in side:
+            old, new = (training[one]["seconds_per_epoch"] for one in (published, name))
+            peak = f"{side['share_of_peak']:.0%}"
+            times = _duration(old), _duration(new)
+            rows.append([f"an epoch: {name}", *times, f"{old / new:.1f}x", peak])
+    for beam in (1, 3, 5):
+        one, ours = (search[f"{side}, beam {beam}"] for side in ("one predict a word", "ours"))
+        rows.append([f"captions a second, beam {beam}", *_rates(one, ours), ""])
+    sides = [extraction[name] for name in ("one predict a photograph", "ours")]
+    rows.append(["photographs a second, extraction", *_rates(*sides), ""])
+    share = extraction["ours"]["rate"] / extraction["the CNN alone"]["rate"]
+    head = [
+        f"{results['machine']['cores']} cores, {results['settings']['encoder']}",
+        "published",
+        "ours",
+        "as fast",
+        "of the peak",
+    ]
+    return (
+        "\n"
+        + _table(head, rows)
+        + "\n\nThe peak is what the same machine multiplies matrices with, in float32. Extraction, "
+        f"which reads the photographs too, reaches {share:.0%} of the CNN alone on pixels in "
+        "memory.\n"
+    )
+
+
+def _rates(published: dict, ours: dict) -> list[str]:
+    old, new = published["rate"], ours["rate"]
+    return [f"{old:,.1f}", f"{new:,.1f}", f"{new / old:,.1f}x"]
 
 
 def draw_examples(folder: Path) -> None:

@@ -135,6 +135,19 @@ def test_spatial_features_keep_the_grid_in_half_precision(photos, tmp_path):
     np.testing.assert_allclose(features.array.mean(axis=(1, 2)), pooled.array, rtol=2e-3)
 
 
+def test_a_view_reads_the_rows_that_are_asked_for_as_an_array_of_them_would(photos, tmp_path):
+    features = extract_features(SlowEncoder(), photos, tmp_path / "features", kind="spatial")
+    chosen = features.photos[::-3]
+    view, array = features.view(chosen), features.of(chosen)
+    assert not isinstance(view, np.ndarray)
+    assert (view.shape, view.dtype, len(view)) == (array.shape, array.dtype, len(array))
+    odd = np.arange(len(array)) % 2 == 1
+    for index in (0, -1, slice(1, 3), slice(None), np.array([2, 0, 0]), odd):
+        np.testing.assert_array_equal(view[index], array[index])
+    np.testing.assert_array_equal(np.asarray(view, "float32"), array)
+    np.testing.assert_array_equal(features.view(chosen, "pooled"), features.of(chosen, "pooled"))
+
+
 def test_mirrored_features_are_those_of_the_training_splits_mirror_images(photos, tmp_path):
     plain = extract_features(SlowEncoder(), photos, tmp_path, "spatial").array
     mirrored = extract_features(SlowEncoder(), photos, tmp_path, "spatial", mirrored=True)

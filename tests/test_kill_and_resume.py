@@ -30,3 +30,13 @@ def test_killed_stages_end_as_if_nothing_had_happened(tmp_path):
     assert log["kills"] == 2 * len(stages)
     moments = {kill["moment"] for kill in log["stages"][-1]["kills"]}
     assert len(moments) == 2  # in the middle of a checkpoint, and before the history
+
+
+def test_the_log_in_the_report_is_of_a_whole_run_that_ended_well():
+    log = json.loads((PROJECT / "report" / "kill_resume.json").read_text())
+    assert log["equal"]
+    assert all(entry["equal"] for entry in log["stages"])
+    assert log["kills"] == sum(len(entry["kills"]) for entry in log["stages"]) >= 20
+    stages = {entry["stage"] for entry in log["stages"]}
+    assert stages >= {"download", "extraction", "training, published recipe", TRAINING}
+    assert stages >= {"self-critical training", "evaluation"}

@@ -17,7 +17,7 @@ def readme():
 
 def test_the_readmes_numbers_are_those_of_the_published_runs(readme):
     text = readme.README.read_text(encoding="utf-8")
-    for mark, content in (("results", readme.results_text()), ("times", readme.times_text())):
+    for mark, content in readme.texts().items():
         assert readme.between_marks(text, mark, content) == text
 
 

@@ -36,7 +36,7 @@ class CaptionBatches(keras.utils.PyDataset):
     training that was killed goes on with the batches that it would have seen.
 
     Args:
-        features: array `(photographs, …)`; a memory map is read batch by batch.
+        features: `(photographs, …)`, an array or `utils.features.Rows`; read batch by batch.
         rows: for every caption the row of its photograph in `features`.
         captions: for every caption its numbers, START and END included.
         batch_size: captions a batch; the last batch of a bucket can be smaller.

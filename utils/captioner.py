@@ -18,13 +18,15 @@ from utils.decoder import decoder_kind
 from utils.encoder import Encoder, load_encoder
 from utils.errors import StaleArtefactError
 from utils.evaluation import WIDE_TOKENS
-from utils.files import atomic_path, file_hash, read_json, require, write_json
+from utils.files import atomic_path, content_hash, file_hash, read_json, require, write_json
+from utils.journal import size_on_disk
 from utils.photographs import load_pixels
 from utils.search import MAX_TOKENS, Hypothesis, Searcher, captions_of
 from utils.settings import Settings
 
 BUNDLE_FORMAT = 3
 BUNDLE_FILE, MODEL_FILE, VOCABULARY_FILE = "captioner.json", "model.keras", "vocabulary.json"
+_MADE_FROM = "made_from.json"  # a member of a decoder's file, beside what Keras keeps there
 CONSENSUS_FILE = "consensus.npz"
 _DESCRIPTION = (  # what every bundle says of itself
     "encoder weights weights_hash probe decoder search model_hash vocabulary_hash"
@@ -139,7 +141,7 @@ class Captioner:
             half: whether the decoder's matrices are kept in half precision.
         """
         folder = Path(folder)
-        save_decoder(self.decoder, folder / MODEL_FILE, half)
+        save_decoder(self.decoder, folder / MODEL_FILE, self.vocabulary, half)
         self.vocabulary.save(folder / VOCABULARY_FILE)
         if self.consensus is not None:
             self.consensus.save(folder / CONSENSUS_FILE)
@@ -172,13 +174,8 @@ class Captioner:
                     f"{file} (SHA-256 {found[:12]}…) is not the one that {BUNDLE_FILE} describes "
                     f"({expected[:12]}…). Run notebooks 04 and 05 again, or restore the file."
                 )
-        decoder = load_decoder(folder / MODEL_FILE)
         vocabulary = Vocabulary.load(folder / VOCABULARY_FILE)
-        if (words := decoder.output_shape[-1]) != len(vocabulary):
-            raise StaleArtefactError(
-                f"{folder / MODEL_FILE} chooses among {words:,} words, {folder / VOCABULARY_FILE} "
-                f"has {len(vocabulary):,}: they come from two trainings. Copy both from one run."
-            )
+        decoder = load_decoder(folder / MODEL_FILE, vocabulary)
         encoder = load_encoder(description["encoder"], *_weights(description, weights))
         if (width := decoder.input_shape[0][-1]) != encoder.spec.width:
             raise StaleArtefactError(
@@ -231,16 +228,23 @@ def _read_description(file: Path) -> dict:
     return description
 
 
-def load_decoder(file: Path) -> keras.Model:
+def load_decoder(file: Path, vocabulary: Vocabulary) -> keras.Model:
     """Loads a decoder that `save_decoder` wrote, and nothing that could run code of its own.
 
+    Args:
+        file: the `.keras` file.
+        vocabulary: whose words its numbers shall stand for.
+
     Raises:
-        StaleArtefactError: it is no whole `.keras` file, or it names something other than the
-            layers of Keras and of this project.
+        StaleArtefactError: it is no whole `.keras` file, it names something other than the layers
+            of Keras and of this project, or it was trained with another vocabulary.
     """
     try:
         with zipfile.ZipFile(file) as archive:
             config = json.loads(archive.read("config.json"))
+            made_from = {}
+            if _MADE_FROM in archive.namelist():  # a file that Keras alone wrote has none
+                made_from = json.loads(archive.read(_MADE_FROM))
     except (OSError, zipfile.BadZipFile, zlib.error, KeyError, ValueError, RuntimeError) as error:
         raise StaleArtefactError(
             f"{file} is no whole .keras file ({error}). Train again with notebook 04, or copy it "
@@ -254,13 +258,25 @@ def load_decoder(file: Path) -> keras.Model:
             "trust, or train it with notebook 04."
         )
     try:
-        return keras.saving.load_model(file, compile=False, safe_mode=True)
+        decoder = keras.saving.load_model(file, compile=False, safe_mode=True)
     except Exception as error:  # Keras and h5py raise nearly anything on files they can't use
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise StaleArtefactError(
             f"{file} can't be loaded with Keras {keras.__version__} ({reason}). Train again with "
             "notebook 04, or use the versions in constraints.txt."
         ) from error
+    if (words := decoder.output_shape[-1]) != len(vocabulary):
+        raise StaleArtefactError(
+            f"{file} chooses among {words:,} words, the vocabulary has {len(vocabulary):,}: they "
+            "come from two trainings. Copy both from one run."
+        )
+    given = content_hash(vocabulary.tokens)
+    if (known := made_from.get("vocabulary", given)) != given:
+        raise StaleArtefactError(
+            f"{file} was trained with another vocabulary ({known[:12]}…) than the one at hand "
+            f"({given[:12]}…). Run notebook 04 again, or restore the vocabulary that it read."
+        )
+    return decoder
 
 
 def _foreign(config) -> Iterator[str]:
@@ -301,10 +317,18 @@ def describe_bundle(folder: Path, encoder: Encoder, decoder: str, search: Search
     return folder / BUNDLE_FILE
 
 
-def save_decoder(decoder: keras.Model, file: Path, half: bool = False) -> None:
-    """Writes a decoder as one `.keras` file, atomically; `half` keeps matrices in float16."""
-    with atomic_path(file) as part:
+def save_decoder(
+    decoder: keras.Model, file: Path, vocabulary: Vocabulary, half: bool = False
+) -> None:
+    """Writes a decoder as one `.keras` file, atomically, with a note of its vocabulary.
+
+    `half` keeps matrices in float16.
+    """
+    with atomic_path(file, size_on_disk(decoder)) as part:
         decoder.save(part)
+        made_from = json.dumps({"vocabulary": content_hash(vocabulary.tokens)})
+        with zipfile.ZipFile(part, "a") as archive:
+            archive.writestr(zipfile.ZipInfo(_MADE_FROM), made_from)
         if half:
             _halve(part)
 

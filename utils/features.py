@@ -29,6 +29,29 @@ _SAVE_EVERY = 8  # batches between two progress records: what a kill can cost
 _MOST_UNREADABLE = 0.05  # of all photographs; more means a broken copy, not a few broken files
 
 
+class Rows:
+    """Chosen rows of a memory-mapped array, read only when they are asked for.
+
+    Is indexed along its first axis as the array of these rows would be, by a place, a slice, or an
+    array of places or of truth values.
+    """
+
+    def __init__(self, array: np.ndarray, rows: np.ndarray):
+        self._array = array
+        self._rows = rows
+        self.shape = (len(rows), *array.shape[1:])
+        self.dtype = array.dtype
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index) -> np.ndarray:
+        return self._array[self._rows[index]]
+
+    def __array__(self, dtype=None, copy=None) -> np.ndarray:
+        return np.asarray(self[:], dtype)
+
+
 @dataclass(frozen=True)
 class Features:
     """Features of photographs, row by row, with the manifest that says what made them."""
@@ -88,6 +111,15 @@ class Features:
             places = self.array[rows[start : start + 256]]
             pooled[start : start + 256] = places.mean(axis=(1, 2), dtype=np.float32)
         return pooled
+
+    def view(self, photos: Sequence[str], kind: str | None = None) -> np.ndarray | Rows:
+        """As `of`, but what is stored as it is asked for stays on disk until it is used.
+
+        Spatial features of Flickr8k's training split are 0.75 GB, and their mirror images as much.
+        """
+        if kind in (None, self.manifest["kind"]):
+            return Rows(self.array, self.rows(photos))
+        return self.of(photos, kind)
 
     @cached_property
     def _row_of(self) -> dict[str, int]:

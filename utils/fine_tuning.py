@@ -14,6 +14,7 @@ import keras
 import numpy as np
 import pandas as pd
 
+from utils.captioner import load_decoder, save_decoder
 from utils.captions import Vocabulary, read_caption_table
 from utils.dataset import load_dataset
 from utils.decoder import decoder_kind
@@ -150,8 +151,7 @@ def fine_tune(
         model.load_weights(weights_file(folder, best_epoch))
         with atomic_path(folder / ENCODER_FILE, size_on_disk(encoder.cnn)) as part:
             encoder.cnn.save_weights(part)
-        with atomic_path(folder / DECODER_FILE, size_on_disk(decoder)) as part:
-            decoder.save(part)
+        save_decoder(decoder, folder / DECODER_FILE, vocabulary)
     return FineTuned(decoder, history, best_epoch, folder)
 
 
@@ -188,8 +188,8 @@ def load_fine_tuned(
         name: replace(split, features=tuned_features(encoder.tail, middle.of(split.photos)))
         for name, split in splits.items()
     }
-    decoder = keras.saving.load_model(folder / DECODER_FILE, compile=False, safe_mode=True)
-    return decoder, tuned
+    vocabulary = Vocabulary.load(settings.vocabulary_file)
+    return load_decoder(folder / DECODER_FILE, vocabulary), tuned
 
 
 class _TunedJournal(Journal):

@@ -18,7 +18,7 @@ from utils.batches import CaptionBatches
 from utils.captions import PAD, TOKEN_COLUMNS, Vocabulary
 from utils.decoder import decoder_kind, standardise
 from utils.devices import agree, keep_memory, share, spread
-from utils.features import Features
+from utils.features import Features, Rows
 from utils.files import content_hash
 from utils.journal import (
     Journal,
@@ -150,17 +150,17 @@ class CaptionSet:
 
     Attributes:
         photos: names of the photographs.
-        features: `(photographs, …)`, one row per name.
+        features: `(photographs, …)`, one row per name, in memory or on disk.
         tokens: for each photograph its captions, each a list of tokens.
         references: for each photograph its raw captions, for the metrics.
         mirrored: the features of the mirror images, to train on as well, or None.
     """
 
     photos: Sequence[str]
-    features: np.ndarray
+    features: np.ndarray | Rows
     tokens: Sequence[Sequence[Sequence[str]]]
     references: Sequence[Sequence[str]]
-    mirrored: np.ndarray | None = None
+    mirrored: np.ndarray | Rows | None = None
 
     def batches(self, vocabulary: Vocabulary, **options) -> CaptionBatches:
         """Makes batches of every caption; `options` go to `CaptionBatches`."""
@@ -193,10 +193,10 @@ def caption_set(
     photos = list(groups.groups)
     return CaptionSet(
         photos,
-        features.of(photos, kind),
+        features.view(photos, kind),
         [[text.split() for text in group] for _, group in groups[column]],
         [group.tolist() for _, group in groups["caption"]],
-        None if mirrored is None else mirrored.of(photos, kind),
+        None if mirrored is None else mirrored.view(photos, kind),
     )
 
 

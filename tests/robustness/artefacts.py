@@ -204,9 +204,10 @@ def _(folder: Path, name: str | None) -> str:
     return load(mine)
 
 
-@row("Captioner", "another vocabulary, and the description made to fit it")
-def _(folder: Path) -> str:
+@row("Captioner", "another vocabulary, and the description made to fit it", ("a", "dog", "runs"))
+@row("Captioner", "other words, as many, and the description made to fit them", ("dog", "a"))
+def _(folder: Path, words: tuple[str, ...]) -> str:
     mine = bundle(folder / "bundle")
-    Vocabulary((*RESERVED, "a", "dog", "runs")).save(mine / VOCABULARY_FILE)
+    Vocabulary((*RESERVED, *words)).save(mine / VOCABULARY_FILE)
     edit(mine / BUNDLE_FILE, vocabulary_hash=file_hash(mine / VOCABULARY_FILE))
     return load(mine)

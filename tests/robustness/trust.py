@@ -12,14 +12,17 @@ from tests.robustness import row
 from tests.robustness.artefacts import ONLINE, bundle
 from tests.test_features import draw_photos
 from utils.captioner import MODEL_FILE, load_decoder
+from utils.captions import Vocabulary
 from utils.features import extract_features, load_features
+
+WORDS = Vocabulary.build([["a", "dog"]])
 
 
 @row("Trust", "a model with a Lambda layer")
 def _(folder: Path) -> str:
     pixels = keras.Input((3,))
     keras.Model(pixels, keras.layers.Lambda(lambda x: x + 1)(pixels)).save(folder / MODEL_FILE)
-    return str(load_decoder(folder / MODEL_FILE))
+    return str(load_decoder(folder / MODEL_FILE, WORDS))
 
 
 @row("Trust", "a model with a function of Python", "builtins", "exec", None)
@@ -39,7 +42,7 @@ def _(folder: Path, module: str, name: str, registered: str | None) -> str:
     with zipfile.ZipFile(file, "w") as archive:
         for member, data in content.items():
             archive.writestr(member, data)
-    return str(load_decoder(file))
+    return str(load_decoder(file, WORDS))
 
 
 @row("Trust", "a model that is no .keras archive", b"\x80\x04cos\nsystem\n")
@@ -47,7 +50,7 @@ def _(folder: Path, module: str, name: str, registered: str | None) -> str:
 def _(folder: Path, content: bytes | None) -> str:
     file = bundle(folder / "bundle") / MODEL_FILE
     file.write_bytes(content or file.read_bytes()[:-100])
-    return str(load_decoder(file))
+    return str(load_decoder(file, WORDS))
 
 
 class _Harmful:
