@@ -29,7 +29,7 @@ def ratios(results: dict) -> dict[str, float]:
     }
     for beam in (1, 3, 5):
         one, ours = (f"{side}, beam {beam}" for side in ("one predict a word", "ours"))
-        name = "greedy search" if beam == 1 else f"beam {beam}"
+        name = "search, greedy" if beam == 1 else f"search, beam {beam}"
         found[name] = results["search"][ours]["rate"] / results["search"][one]["rate"]
     extraction = results["extraction"]
     found["extraction"] = (
@@ -44,9 +44,9 @@ def draw(results: dict, file: Path) -> Path:
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2), width_ratios=(3, 2))
     found = ratios(results)
     bars = left.barh(list(found), list(found.values()), height=0.7, **BARS)
-    left.bar_label(bars, [f"{ratio:.1f}x" for ratio in found.values()], padding=3)
+    left.bar_label(bars, [f"{ratio:.{0 if ratio >= 100 else 1}f}x" for ratio in found.values()], padding=3)
     left.invert_yaxis()
-    left.set(xscale="log", xlabel="times as fast as published", xlim=(0.9, 3 * max(found.values())))
+    left.set(xscale="log", xlabel="times as fast as published", xlim=(0.9, 8 * max(found.values())))
     left.grid(axis="y", visible=False)
     for stage, (colour, marker) in LINES.items():
         rows = results["growth"][stage]

@@ -110,7 +110,7 @@ def test_ratios_are_of_sides_of_one_run(tmp_path):
     results = made_up_results()
     found = ratios(results)
     assert found["epoch, same size and vocabulary"] == 30
-    assert found["beam 5"] == 200
+    assert found["search, beam 5"] == 200
     assert found["extraction"] == 1
     draw(results, tmp_path / "benchmark.svg")
     assert "<path" in (tmp_path / "benchmark.svg").read_text()

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.test_lock import Holder
 from utils import dataset as dataset_module
 from utils import download as download_module
 from utils import settings as settings_module
 from utils.dataset import load_dataset
 from utils.dataset_files import SPLIT_FILES
-from utils.errors import DatasetError
+from utils.errors import DatasetError, FolderInUseError
 from utils.settings import PROJECT, Settings
 
 PHOTOS = [f"{index:03d}_{index * 7919:x}.jpg" for index in range(24)]
@@ -252,6 +253,12 @@ def test_without_network_the_message_says_how_to_place_the_files(data_folder):
     told = str(caught.value)
     for needed in (str(data_folder), "no connection", "Flickr8k_text.zip", "DATA="):
         assert needed in told
+
+
+def test_what_another_process_downloads_is_not_downloaded_beside_it(data_folder, monkeypatch):
+    monkeypatch.setattr("utils.lock.PATIENCE", 0.1)
+    with Holder(data_folder), pytest.raises(FolderInUseError, match="run this again"):
+        load_dataset(Settings(dataset="flickr8k"))
 
 
 def test_the_two_archives_are_unpacked_read_and_cleared_away(data_folder, tmp_path):

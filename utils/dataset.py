@@ -26,6 +26,7 @@ from utils.dataset_files import (
 )
 from utils.download import download, unpack
 from utils.errors import DatasetError, DownloadError
+from utils.lock import only_one_in
 from utils.scenes import draw_sample, sample_is_current
 from utils.settings import Settings
 
@@ -121,6 +122,7 @@ def load_dataset(settings: Settings) -> Dataset:
 
     Raises:
         DatasetError: not to be had, or its files contradict each other; says what to do.
+        FolderInUseError: another process is downloading it.
     """
     folder = settings.dataset_folder
     if settings.dataset == "sample":
@@ -173,15 +175,25 @@ def _draw_what_is_missing(settings: Settings) -> None:
 
 
 def _download_what_is_missing(folder: Path) -> None:
+    if not _missing_archives(folder):
+        return
     try:
-        if find_file(folder, TOKEN_FILE) is None and find_file(folder, CSV_FILE) is None:
-            _fetch("Flickr8k_text", folder)
-        if find_photo_folder(folder) is None:
-            _fetch("Flickr8k_Dataset", folder)
+        with only_one_in(folder, "downloading Flickr8k"):
+            for name in _missing_archives(folder):  # another run may have just brought them
+                _fetch(name, folder)
     except DownloadError as error:
         raise DatasetError(
             f"Flickr8k is not in {folder} and can't be had: {error}\n{how_to_place(folder)}"
         ) from error
+
+
+def _missing_archives(folder: Path) -> list[str]:
+    missing = []
+    if find_file(folder, TOKEN_FILE) is None and find_file(folder, CSV_FILE) is None:
+        missing.append("Flickr8k_text")
+    if find_photo_folder(folder) is None:
+        missing.append("Flickr8k_Dataset")
+    return missing
 
 
 def _fetch(name: str, folder: Path) -> None:
