@@ -44,7 +44,8 @@ def draw(results: dict, file: Path) -> Path:
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2), width_ratios=(3, 2))
     found = ratios(results)
     bars = left.barh(list(found), list(found.values()), height=0.7, **BARS)
-    left.bar_label(bars, [f"{ratio:.{0 if ratio >= 100 else 1}f}x" for ratio in found.values()], padding=3)
+    labels = [f"{ratio:.{0 if ratio >= 100 else 1}f}x" for ratio in found.values()]
+    left.bar_label(bars, labels, padding=3)
     left.invert_yaxis()
     left.set(xscale="log", xlabel="times as fast as published", xlim=(0.9, 8 * max(found.values())))
     left.grid(axis="y", visible=False)

@@ -13,6 +13,7 @@ from utils import settings as settings_module
 from utils.dataset import load_dataset
 from utils.dataset_files import SPLIT_FILES
 from utils.errors import DatasetError, FolderInUseError
+from utils.lock import LOCK_FILE
 from utils.settings import PROJECT, Settings
 
 PHOTOS = [f"{index:03d}_{index * 7919:x}.jpg" for index in range(24)]
@@ -271,7 +272,7 @@ def test_the_two_archives_are_unpacked_read_and_cleared_away(data_folder, tmp_pa
     assert dataset.splits == SPLITS
     assert dataset.photo_path(PHOTOS[0]).read_bytes() == b"photograph"
     names = {path.name for path in data_folder.iterdir()}
-    assert names == {"Flickr8k_Dataset", "Flickr8k_text"}
+    assert names == {"Flickr8k_Dataset", "Flickr8k_text", LOCK_FILE}
     assert load_dataset(Settings(dataset="flickr8k")).splits == SPLITS
 
 
