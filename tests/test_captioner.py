@@ -5,15 +5,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from utils.captioner import Captioner, SearchSettings
+from utils.captioner import Captioner, SearchSettings, load_decoder, save_decoder
 from utils.captions import RESERVED, Vocabulary
 from utils.consensus import Consensus
 from utils.decoder import build_attention, build_merge, standardise
 from utils.encoder import load_encoder
 from utils.errors import MissingStageError, PhotographError, StaleArtefactError
 from utils.photographs import load_pixels
+from utils.self_critical import WeighedTokenLoss
 
 WORDS = ("a", "dog", "boat", "runs", "sails", "red", "blue")
+TOKENS = np.array([[[1, 4, 5, 2]], [[1, 5, 2, 0]]])
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +55,17 @@ def test_a_loaded_captioner_says_what_the_saved_one_said(captioner, bundle, phot
     loaded = Captioner.load(bundle)
     assert loaded.search == captioner.search
     assert loaded.captions(photos) == captioner.captions(photos)
+
+
+def test_a_decoder_fresh_from_its_training_is_saved_without_optimizer_and_loss(captioner, tmp_path):
+    decoder = captioner.decoder
+    inputs = [np.random.default_rng(0).normal(size=(2, *decoder.input_shape[0][1:])), TOKENS]
+    decoder.compile(keras.optimizers.Adam(), WeighedTokenLoss())
+    decoder.train_on_batch(inputs, TOKENS, sample_weight=np.ones(TOKENS.shape))
+    save_decoder(decoder, tmp_path / "model.keras", captioner.vocabulary)
+    loaded = load_decoder(tmp_path / "model.keras", captioner.vocabulary)
+    expected = decoder.predict_on_batch(inputs)
+    np.testing.assert_allclose(loaded.predict_on_batch(inputs), expected, atol=1e-5)
 
 
 def test_a_consensus_travels_with_the_bundle(captioner, photos, tmp_path, monkeypatch):

@@ -322,8 +322,12 @@ def save_decoder(
 ) -> None:
     """Writes a decoder as one `.keras` file, atomically, with a note of its vocabulary.
 
-    `half` keeps matrices in float16.
+    What it was trained with, optimizer and loss, is left out. `half` keeps matrices in float16.
     """
+    if decoder.compiled:
+        weights = decoder.get_weights()
+        decoder = type(decoder).from_config(decoder.get_config())
+        decoder.set_weights(weights)
     with atomic_path(file, size_on_disk(decoder)) as part:
         decoder.save(part)
         made_from = json.dumps({"vocabulary": content_hash(vocabulary.tokens)})
