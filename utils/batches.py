@@ -10,7 +10,7 @@ from utils.devices import Share
 
 # Lengths that batches are padded to. JAX and GPUs compile each length once, so they are few; they
 # lie closely where most captions do. A bucket for every length would save 5 % of the places, but a
-# batch of captions of one length only teaches worse: on the sample it cost 8 points of CIDEr.
+# batch of captions of one length teaches worse: our recipe lost 9 points of CIDEr on the sample.
 BUCKETS = (8, 10, 12, 14, 16, 20, 26, 40)
 
 
