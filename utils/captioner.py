@@ -242,10 +242,18 @@ def load_decoder(file: Path, vocabulary: Vocabulary) -> keras.Model:
     try:
         with zipfile.ZipFile(file) as archive:
             config = json.loads(archive.read("config.json"))
-            made_from = {}
+            known = given = content_hash(vocabulary.tokens)
             if _MADE_FROM in archive.namelist():  # a file that Keras alone wrote has none
-                made_from = json.loads(archive.read(_MADE_FROM))
-    except (OSError, zipfile.BadZipFile, zlib.error, KeyError, ValueError, RuntimeError) as error:
+                known = str(json.loads(archive.read(_MADE_FROM))["vocabulary"])
+    except (
+        OSError,
+        zipfile.BadZipFile,
+        zlib.error,
+        LookupError,
+        TypeError,
+        ValueError,
+        RuntimeError,
+    ) as error:
         raise StaleArtefactError(
             f"{file} is no whole .keras file ({error}). Train again with notebook 04, or copy it "
             "again."
@@ -270,8 +278,7 @@ def load_decoder(file: Path, vocabulary: Vocabulary) -> keras.Model:
             f"{file} chooses among {words:,} words, the vocabulary has {len(vocabulary):,}: they "
             "come from two trainings. Copy both from one run."
         )
-    given = content_hash(vocabulary.tokens)
-    if (known := made_from.get("vocabulary", given)) != given:
+    if known != given:
         raise StaleArtefactError(
             f"{file} was trained with another vocabulary ({known[:12]}…) than the one at hand "
             f"({given[:12]}…). Run notebook 04 again, or restore the vocabulary that it read."

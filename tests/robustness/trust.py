@@ -13,6 +13,7 @@ from tests.robustness.artefacts import ONLINE, bundle
 from tests.test_features import draw_photos
 from utils.captioner import MODEL_FILE, load_decoder
 from utils.captions import Vocabulary
+from utils.decoder import build_merge
 from utils.features import extract_features, load_features
 
 WORDS = Vocabulary.build([["a", "dog"]])
@@ -50,6 +51,15 @@ def _(folder: Path, module: str, name: str, registered: str | None) -> str:
 def _(folder: Path, content: bytes | None) -> str:
     file = bundle(folder / "bundle") / MODEL_FILE
     file.write_bytes(content or file.read_bytes()[:-100])
+    return str(load_decoder(file, WORDS))
+
+
+@row("Trust", "a model whose note of its vocabulary is of another kind")
+def _(folder: Path) -> str:
+    file = folder / MODEL_FILE
+    build_merge(len(WORDS), (48,), 4, 4).save(file)
+    with zipfile.ZipFile(file, "a") as archive:
+        archive.writestr("made_from.json", "[]")
     return str(load_decoder(file, WORDS))
 
 
