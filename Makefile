@@ -63,15 +63,15 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@touch $@
 
 run: $(INSTALLED)
-	@$(BIN) -m utils.run_notebooks
+	@$(BIN) -m tools.run_notebooks
 	@$(BIN) report/build.py
-	@$(BIN) -m utils.summary
+	@$(BIN) -m tools.summary
 
 report: $(INSTALLED)
 	@$(BIN) report/build.py
 
 model: $(INSTALLED)
-	@$(BIN) -m utils.model_card
+	@$(BIN) -m tools.model_card
 
 lab: $(INSTALLED)
 	@$(BIN) -m jupyterlab notebooks
@@ -92,11 +92,11 @@ kill-test: $(INSTALLED)
 	@$(BIN) -m tests.kill_and_resume
 
 notebooks: $(INSTALLED)
-	@$(BIN) -m utils.run_notebooks --in-place
+	@$(BIN) -m tools.run_notebooks --in-place
 
 publish: $(INSTALLED)
 	@$(BIN) report/build.py --publish
-	@$(BIN) report/readme.py
+	@$(BIN) tools/readme.py
 
 robustness: $(INSTALLED)
 	@$(BIN) -m tests.robustness
@@ -104,7 +104,7 @@ robustness: $(INSTALLED)
 clean:
 	@echo "Removing data/runs, build and caches"
 	@rm -rf data/runs build .pytest_cache .hypothesis .ruff_cache *.egg-info
-	@find utils tests report notebooks \( -name __pycache__ -o -name .ipynb_checkpoints \) \
+	@find utils sample tools tests report notebooks \( -name __pycache__ -o -name .ipynb_checkpoints \) \
 		-prune -exec rm -rf {} +
 
 distclean: clean

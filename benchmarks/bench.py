@@ -15,7 +15,7 @@ import tempfile
 from importlib.metadata import version
 from pathlib import Path
 
-from utils.files import read_json, write_json
+from utils.machinery.files import read_json, write_json
 from utils.settings import PROJECT, Settings
 
 RESULTS = PROJECT / "report" / "benchmark.json"

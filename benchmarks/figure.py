@@ -4,8 +4,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 
-from utils.charts import BARS, BLUE, GREEN, ORANGE, RED
-from utils.figures import save, use_style
+from utils.figures import BARS, BLUE, GREEN, ORANGE, RED, save, use_style
 
 LINES = {
     "extraction": (BLUE, "o"),

@@ -10,16 +10,16 @@ import numpy as np
 
 from benchmarks import published
 from benchmarks.measure import Work, alternate, matrix_product, peak_memory
-from utils.batches import CaptionBatches
+from utils.batches import CaptionBatches, caption_set
 from utils.captions import PAD, TOKEN_COLUMNS, Vocabulary, caption_table
 from utils.dataset import load_dataset
-from utils.decoder import decoder_kind, standardise
+from utils.decoder import build_decoder, decoder_kind, standardise
 from utils.encoder import load_encoder_for
 from utils.features import Features, extract_features
 from utils.photographs import load_pixels
 from utils.search import Searcher
 from utils.settings import Settings
-from utils.training import OURS, PUBLISHED, Recipe, caption_set, compile_decoder
+from utils.training import OURS, PUBLISHED, Recipe, compile_decoder
 
 ROUNDS = 3
 BATCHES = 40  # of ours in a round, spread over an epoch
@@ -111,7 +111,9 @@ def _our_steps(data: RunData, recipe: Recipe, decoder: str, policy: str) -> tupl
     keras.config.set_dtype_policy(policy)
     try:
         keras.utils.set_random_seed(0)
-        model = kind.build(len(vocabulary), training.features.shape[1:], **recipe.decoder_options)
+        model = build_decoder(
+            decoder, len(vocabulary), training.features.shape[1:], **recipe.decoder_options
+        )
     finally:
         keras.config.set_dtype_policy(before)
     standardise(model, training.features)
@@ -205,7 +207,7 @@ def search(settings: Settings) -> dict:
     features = data.features().of(photos, "pooled")
     keras.utils.set_random_seed(0)
     one_by_one = published.build(len(vocabulary), PREFIX_LENGTH, features.shape[-1])
-    ours = decoder_kind("merge").build(len(vocabulary), features.shape[1:])
+    ours = build_decoder("merge", len(vocabulary), features.shape[1:])
     standardise(ours, features)
     sides: dict[str, Work] = {}
     for beam in (1, 3, 5):
@@ -239,7 +241,7 @@ def latency(settings: Settings) -> dict:
     for decoder in ("merge", "attention"):
         kind = decoder_kind(decoder)
         features = found.of(data.dataset.splits["train"][:40], kind.features)
-        model = kind.build(len(vocabulary), features.shape[1:], **OURS.decoder_options)
+        model = build_decoder(decoder, len(vocabulary), features.shape[1:], **OURS.decoder_options)
         standardise(model, features)
         searcher = Searcher(model, 3, max_tokens=WORDS - 1, batch_size=1)
         sides[f"decoder {decoder}, beam 3"] = lambda _, searcher=searcher, features=features: len(
@@ -308,7 +310,9 @@ def _grow_training(decoder: str):
         vocabulary = data.vocabulary(recipe)
         table = data.table[data.table["photo"].isin(data.dataset.splits["train"][:count])]
         training = caption_set(table, data.features(), "train", recipe.cleaning, kind=kind.features)
-        model = kind.build(len(vocabulary), training.features.shape[1:], **recipe.decoder_options)
+        model = build_decoder(
+            decoder, len(vocabulary), training.features.shape[1:], **recipe.decoder_options
+        )
         batches = training.batches(
             vocabulary, batch_size=recipe.batch_size, seed=0, by_photo=recipe.by_photo
         )
@@ -322,7 +326,7 @@ def _grow_training(decoder: str):
 def _grow_search(data: RunData, count: int) -> float:
     features = data.features().of(data.dataset.splits["train"][:count], "pooled")
     vocabulary = data.vocabulary(OURS)
-    model = decoder_kind("merge").build(len(vocabulary), features.shape[1:], **OURS.decoder_options)
+    model = build_decoder("merge", len(vocabulary), features.shape[1:], **OURS.decoder_options)
     searcher = Searcher(model, 3, max_tokens=WORDS - 1)
     searcher.search(features[: searcher.batch_size])
     begun = time.perf_counter()

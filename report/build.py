@@ -17,8 +17,8 @@ from pathlib import Path
 import typst
 from PIL import Image
 
-from utils.errors import CaptionProjectError, MissingStageError, StaleArtefactError
-from utils.files import atomic_path, read_json, write_json
+from utils.machinery.errors import CaptionProjectError, MissingStageError, StaleArtefactError
+from utils.machinery.files import atomic_path, read_json, write_json
 from utils.settings import PROJECT, Settings, short_path
 
 REPORT = PROJECT / "report"
@@ -198,7 +198,8 @@ def _free_pictures() -> list[tuple[Image.Image, str, str]]:
     """Free photographs, and drawn scenes to see what becomes of what isn't a photograph."""
     import skimage.data
 
-    from utils.scenes import draw_scene, random_scene
+    from sample.drawing import draw_scene
+    from sample.story import random_scene
 
     photographs = [
         (Image.fromarray(getattr(skimage.data, name)()).convert("RGB"), source, licence)

@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from utils.agreement import leave_one_out
-from utils.metrics import score_captions
+from utils.metrics import leave_one_out, score_captions
 
 REFERENCES = [
     ["A dog runs over the grass .", "A dog runs .", "The brown dog runs over a meadow ."],

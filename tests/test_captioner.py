@@ -5,13 +5,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from utils.captioner import Captioner, SearchSettings, load_decoder, save_decoder
+from utils.captioner import Captioner
 from utils.captions import RESERVED, Vocabulary
-from utils.consensus import Consensus
 from utils.decoder import build_attention, build_merge, standardise
 from utils.encoder import load_encoder
-from utils.errors import MissingStageError, PhotographError, StaleArtefactError
+from utils.machinery.checkpoints import load_decoder, save_decoder
+from utils.machinery.errors import MissingStageError, PhotographError, StaleArtefactError
 from utils.photographs import load_pixels
+from utils.search import Consensus, SearchSettings
 from utils.self_critical import WeighedTokenLoss
 
 WORDS = ("a", "dog", "boat", "runs", "sails", "red", "blue")
@@ -62,8 +63,8 @@ def test_a_decoder_fresh_from_its_training_is_saved_without_optimizer_and_loss(c
     inputs = [np.random.default_rng(0).normal(size=(2, *decoder.input_shape[0][1:])), TOKENS]
     decoder.compile(keras.optimizers.Adam(), WeighedTokenLoss())
     decoder.train_on_batch(inputs, TOKENS, sample_weight=np.ones(TOKENS.shape))
-    save_decoder(decoder, tmp_path / "model.keras", captioner.vocabulary)
-    loaded = load_decoder(tmp_path / "model.keras", captioner.vocabulary)
+    save_decoder(decoder, tmp_path / "decoder.npz", captioner.vocabulary)
+    loaded = load_decoder(tmp_path / "decoder.npz", captioner.vocabulary)
     expected = decoder.predict_on_batch(inputs)
     np.testing.assert_allclose(loaded.predict_on_batch(inputs), expected, atol=1e-5)
 
@@ -147,7 +148,7 @@ def test_a_folder_without_a_bundle_names_the_notebook_that_makes_one(tmp_path):
         Captioner.load(tmp_path)
 
 
-@pytest.mark.parametrize("name", ["model.keras", "vocabulary.json"])
+@pytest.mark.parametrize("name", ["decoder.npz", "vocabulary.json"])
 def test_a_file_of_another_training_is_refused(bundle, name):
     with (bundle / name).open("ab") as file:
         file.write(b" ")

@@ -23,7 +23,7 @@ from utils.captions import (
     threshold_table,
 )
 from utils.dataset import Dataset
-from utils.errors import MissingStageError, StaleArtefactError
+from utils.machinery.errors import MissingStageError, StaleArtefactError
 
 RAW = "A man's T-shirt , and 2 dogs ."
 

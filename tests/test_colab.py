@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from utils.colab import RUNS_ON_DRIVE, keep_runs_on_drive
+from tools.colab import RUNS_ON_DRIVE, keep_runs_on_drive
 from utils.settings import Settings
 
 

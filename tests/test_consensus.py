@@ -6,10 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from utils.captions import Vocabulary
-from utils.consensus import Consensus
-from utils.errors import MissingStageError
+from utils.machinery.errors import MissingStageError
 from utils.metrics import Cider, all_ngrams
-from utils.search import Hypothesis
+from utils.search import Consensus, Hypothesis
 
 WORDS = "a dog cat runs sits on the red grass snow".split()
 TRAINING = [

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
+import sample as sample_module
 from tests.test_lock import Holder
 from utils import dataset as dataset_module
-from utils import download as download_module
 from utils import settings as settings_module
-from utils.dataset import load_dataset
-from utils.dataset_files import SPLIT_FILES
-from utils.errors import DatasetError, FolderInUseError
-from utils.lock import LOCK_FILE
+from utils.dataset import SPLIT_FILES, load_dataset
+from utils.machinery.archives import download as download_module
+from utils.machinery.errors import DatasetError, FolderInUseError
+from utils.machinery.lock import LOCK_FILE
 from utils.settings import PROJECT, Settings
 
 PHOTOS = [f"{index:03d}_{index * 7919:x}.jpg" for index in range(24)]
@@ -257,7 +257,7 @@ def test_without_network_the_message_says_how_to_place_the_files(data_folder):
 
 
 def test_what_another_process_downloads_is_not_downloaded_beside_it(data_folder, monkeypatch):
-    monkeypatch.setattr("utils.lock.PATIENCE", 0.1)
+    monkeypatch.setattr("utils.machinery.lock.PATIENCE", 0.1)
     with Holder(data_folder), pytest.raises(FolderInUseError, match="run this again"):
         load_dataset(Settings(dataset="flickr8k"))
 
@@ -287,8 +287,8 @@ def test_the_sample_is_drawn_once_and_read_without_oddities(tmp_path, monkeypatc
         return draw_sample(folder, photographs=20)
 
     draw_sample = dataset_module.draw_sample
-    monkeypatch.setattr(dataset_module, "draw_sample", draw_few)
-    monkeypatch.setattr(dataset_module, "sample_is_current", lambda folder: folder in drawn)
+    monkeypatch.setattr(sample_module, "draw_sample", draw_few)
+    monkeypatch.setattr(sample_module, "sample_is_current", lambda folder: folder in drawn)
     for _ in range(2):
         dataset = load_dataset(Settings(data=tmp_path / "sample"))
     assert drawn == [tmp_path / "sample"]

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from utils.dataset_files import read_captions, read_split
-from utils.errors import DatasetError
+from utils.dataset import read_captions, read_split
+from utils.machinery.errors import DatasetError
 
 GOOD = [f"photo{index}.jpg#{number}\tA dog runs ." for index in range(8) for number in range(5)]
 

@@ -4,8 +4,15 @@ import pytest
 from keras import ops
 
 from utils.captions import END, PAD, START
-from utils.decoder import DECODERS, build_merge, decoder_kind, search_models, standardise
-from utils.errors import SettingsError
+from utils.decoder import (
+    DECODERS,
+    build_decoder,
+    build_merge,
+    decoder_kind,
+    search_models,
+    standardise,
+)
+from utils.machinery.errors import SettingsError
 from utils.training import CaptionLoss
 
 VOCABULARY = 23
@@ -27,7 +34,7 @@ def make_features(decoder, count=3, seed=0):
 def build(decoder, features, **options):
     """A decoder as it is before training, apart from the features' mean and deviation."""
     sizes = {"embedding_units": 8, "units": 10, **OPTIONS[decoder]}
-    model = decoder_kind(decoder).build(VOCABULARY, features.shape[1:], **(sizes | options))
+    model = build_decoder(decoder, VOCABULARY, features.shape[1:], **(sizes | options))
     standardise(model, features)
     return model
 
@@ -169,8 +176,8 @@ def test_the_search_models_share_every_weight(made):
 def test_a_saved_decoder_loads_in_safe_mode_and_gives_the_same_logits(made, tmp_path):
     model, features = made
     tokens, _ = padded(CAPTIONS)
-    model.save(tmp_path / "model.keras")
-    loaded = keras.saving.load_model(tmp_path / "model.keras", safe_mode=True)
+    model.save(tmp_path / "decoder.npz")
+    loaded = keras.saving.load_model(tmp_path / "decoder.npz", safe_mode=True)
     logits = logits_of(model, features, tokens)
     np.testing.assert_array_equal(logits_of(loaded, features, tokens), logits)
     first = next(word_by_word(loaded, features, tokens))
@@ -242,7 +249,7 @@ def test_spatial_features_in_half_precision_are_read_as_the_numbers_they_are():
 )
 def test_features_of_another_shape_are_refused_with_the_remedy(decoder, shape, remedy):
     with pytest.raises(SettingsError, match=remedy):
-        decoder_kind(decoder).build(VOCABULARY, shape)
+        build_decoder(decoder, VOCABULARY, shape)
 
 
 def test_sharing_weights_leaves_fewer_of_them():

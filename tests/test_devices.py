@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 from tests.test_batches import captions_in, photographs_with_captions
 from tests.test_features import SlowEncoder, draw_photos
 from utils.batches import CaptionBatches
-from utils.devices import Share, share, spread
-from utils.errors import SettingsError
 from utils.features import extract_features
-from utils.files import read_json
+from utils.machinery.devices import Share, share, spread
+from utils.machinery.errors import SettingsError
+from utils.machinery.files import read_json
 from utils.settings import PROJECT
 
 shares = st.tuples(st.integers(1, 4), st.integers(1, 3)).map(
@@ -38,8 +38,8 @@ from dataclasses import replace
 from pathlib import Path
 from tests.test_features import Photos, SlowEncoder
 from tests.test_training import RECIPE, VOCABULARY, caption_set
-from utils.devices import agree, spread, start
-from utils.errors import SettingsError
+from utils.machinery.devices import agree, spread, start
+from utils.machinery.errors import SettingsError
 from utils.features import extract_features
 from utils.search import Searcher, captions_of
 from utils.self_critical import SelfCritical, refine

@@ -13,12 +13,12 @@ import pytest
 
 from tests.test_features import SlowEncoder, draw_photos
 from tests.test_training import RECIPE, VOCABULARY, caption_set
-from utils.errors import DiskFullError
 from utils.features import extract_features
-from utils.files import atomic_path, write_json, write_text
-from utils.journal import Journal, read_history, size_on_disk, weights_file
+from utils.machinery.checkpoints import read_history, size_on_disk, weights_file
+from utils.machinery.errors import DiskFullError
+from utils.machinery.files import atomic_path, write_json, write_text
 from utils.self_critical import SelfCritical, refine
-from utils.training import HISTORY_COLUMNS, train
+from utils.training import HISTORY_COLUMNS, Journal, train
 
 FULL = Path("/dev/full")  # every write to it finds the disk full
 

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from utils import download as download_module
-from utils.download import download, unpack
-from utils.errors import DownloadError
+from utils.machinery.archives import download, unpack
+from utils.machinery.archives import download as download_module
+from utils.machinery.errors import DownloadError
 
 PAYLOAD = bytes(range(256)) * 3000  # 768,000 bytes: several blocks
 

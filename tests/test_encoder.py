@@ -9,7 +9,7 @@ import pytest
 
 from utils import encoder as encoder_module
 from utils.encoder import ENCODERS, load_encoder, load_encoder_for
-from utils.errors import EncoderError, PhotographError
+from utils.machinery.errors import EncoderError, PhotographError
 from utils.settings import Settings
 
 SIZE = 96

@@ -6,11 +6,8 @@ import numpy as np
 import pytest
 
 from tests.test_training import VOCABULARY, caption_set
-from utils.captioner import SearchSettings
-from utils.consensus import Consensus
 from utils.decoder import build_inject, build_merge, standardise
 from utils.evaluation import (
-    SHARPNESSES,
     bootstrap_intervals,
     describe_captions,
     judge,
@@ -23,7 +20,7 @@ from utils.evaluation import (
     try_searches,
 )
 from utils.metrics import Cider, bleu, score_captions, tokenize
-from utils.search import Searcher, captions_of
+from utils.search import SHARPNESSES, Consensus, Searcher, SearchSettings, captions_of
 
 
 @pytest.fixture(scope="module")

@@ -16,15 +16,15 @@ import pytest
 from PIL import Image
 
 from tests.test_lock import Holder
-from utils.errors import (
+from utils.features import extract_features, load_features
+from utils.machinery.errors import (
     DatasetError,
     EncoderError,
     FolderInUseError,
     MissingStageError,
     StaleArtefactError,
 )
-from utils.features import extract_features, load_features
-from utils.files import write_json
+from utils.machinery.files import write_json
 from utils.settings import PROJECT
 
 SHARED = PROJECT.parent / "shared"
@@ -289,7 +289,7 @@ def test_a_kill_just_before_the_end_costs_nothing(photos, tmp_path, monkeypatch,
 
     with monkeypatch.context() as patch:
         if array_in_place:
-            patch.setattr("utils.feature_files.write_json", interrupt_at_the_manifest)
+            patch.setattr("utils.machinery.manifests.write_json", interrupt_at_the_manifest)
         else:
             patch.setattr("utils.features.FeatureFiles.finish", interrupt)
         with pytest.raises(KeyboardInterrupt):
@@ -343,7 +343,7 @@ def test_a_partial_array_that_is_of_no_use_is_begun_anew(photos, tmp_path, damag
 def test_features_that_another_process_extracts_are_not_begun_and_finished_ones_are_read(
     photos, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("utils.lock.PATIENCE", 0.1)
+    monkeypatch.setattr("utils.machinery.lock.PATIENCE", 0.1)
     with Holder(tmp_path), pytest.raises(FolderInUseError, match="run this again"):
         extract_features(SlowEncoder(), photos, tmp_path)
     extract_features(SlowEncoder(), photos, tmp_path)

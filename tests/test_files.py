@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from utils.errors import MissingStageError
-from utils.files import (
+from utils.machinery.errors import MissingStageError
+from utils.machinery.files import (
     atomic_path,
     content_hash,
     file_hash,

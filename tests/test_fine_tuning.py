@@ -3,14 +3,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from tools.fine_tuning import FineTuning, fine_tune, fine_tune_run, tuned_features
+from utils.batches import CaptionSet
 from utils.captions import Vocabulary
 from utils.decoder import build_attention, standardise
 from utils.encoder import load_encoder
-from utils.errors import EncoderError, SettingsError
-from utils.fine_tuning import FineTuning, fine_tune, fine_tune_run, tuned_features
-from utils.journal import Journal
+from utils.machinery.errors import EncoderError, SettingsError
 from utils.settings import Settings
-from utils.training import CaptionSet, Recipe, Training
+from utils.training import Journal, Recipe, Training
 
 PIXELS = np.random.default_rng(0).integers(0, 255, (4, 224, 224, 3), "uint8")
 WORDS = [["a", "dog", "runs"], ["a", "boat", "sails"], ["two", "boats"], ["a", "red", "dog"]]

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from keras import ops
 
-from utils.layers import CaptionLSTM, PlaceAttention, WordEmbedding
+from utils.decoder import CaptionLSTM, PlaceAttention, WordEmbedding
 
 TOKENS = np.array([[3, 1, 3, 3], [2, 1, 0, 3]], "int32")  # the word 3 stands in it four times
 

@@ -9,15 +9,15 @@ import sys
 
 import pytest
 
-from utils import lock
-from utils.errors import FolderInUseError
-from utils.lock import LOCK_FILE, only_one_in
+from utils.machinery import lock
+from utils.machinery.errors import FolderInUseError
+from utils.machinery.lock import LOCK_FILE, only_one_in
 from utils.settings import PROJECT
 
 # What another process runs: it goes into the folder, says so and stays until its input ends.
 HOLDER = """
 import sys
-from utils.lock import only_one_in
+from utils.machinery.lock import only_one_in
 with only_one_in(sys.argv[1], "training a decoder"):
     print("in", flush=True)
     sys.stdin.read()

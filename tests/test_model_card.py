@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from utils.captioner import Captioner, SearchSettings
+from tools.model_card import MODELS, score_split, ship
+from utils.captioner import Captioner
 from utils.captions import RESERVED, Vocabulary
 from utils.decoder import build_attention, standardise
 from utils.encoder import load_encoder
-from utils.errors import MissingStageError, StaleArtefactError
-from utils.files import file_hash, read_json, write_json
-from utils.model_card import MODELS, score_split, ship
+from utils.machinery.errors import MissingStageError, StaleArtefactError
+from utils.machinery.files import file_hash, read_json, write_json
+from utils.search import SearchSettings
 from utils.settings import PROJECT, Settings
 
 SHARED = PROJECT.parent / "shared"
@@ -67,7 +68,7 @@ def run(captioner, tmp_path, monkeypatch):
 def test_a_shipped_captioner_has_a_card_with_the_scores_of_its_own_files(run, tmp_path):
     folder = ship(run, tmp_path / "shipped")
     card = (folder / "README.md").read_text()
-    assert file_hash(folder / "model.keras") in card
+    assert file_hash(folder / "decoder.npz") in card
     assert "make run model DATASET=flickr8k ENCODER=mobilenet_v2 DECODER=attention" in card
     assert "| test, in the run | 61.8 | 20.3 | 46.2 | 52.0 |" in card
     assert "$" not in card
@@ -85,7 +86,7 @@ def test_a_run_without_scores_is_not_shipped(run):
 def test_half_precision_halves_the_file_and_hardly_moves_a_probability(captioner, tmp_path):
     captioner.save(tmp_path / "whole")
     captioner.save(tmp_path / "half", half=True)
-    sizes = [(tmp_path / name / "model.keras").stat().st_size for name in ("whole", "half")]
+    sizes = [(tmp_path / name / "decoder.npz").stat().st_size for name in ("whole", "half")]
     assert sizes[1] < 0.6 * sizes[0]
     photos = [np.full((20, 20, 3), shade, "uint8") for shade in (10, 120, 240)]
     halved = Captioner.load(tmp_path / "half", weights="none")
@@ -109,7 +110,7 @@ def test_another_copy_of_the_same_encoder_is_taken_and_another_encoder_is_not(ru
 @each_shipped
 def test_a_shipped_card_is_of_the_files_beside_it(folder):
     card = (folder / "README.md").read_text(encoding="utf-8")
-    assert re.search(r"`([0-9a-f]{64})`", card)[1] == file_hash(folder / "model.keras")
+    assert re.search(r"`([0-9a-f]{64})`", card)[1] == file_hash(folder / "decoder.npz")
     assert sum(file.stat().st_size for file in folder.iterdir()) <= 20_000_000
     assert f"{read_json(folder / 'card.json')['dev']['CIDEr']:.1f}" in card
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from utils.errors import PhotographError
+from utils.machinery.errors import PhotographError
 from utils.photographs import load_pixels, open_photograph
 
 

@@ -2,7 +2,7 @@ import importlib.util
 
 import pytest
 
-from utils.files import read_json
+from utils.machinery.files import read_json
 from utils.settings import PROJECT
 
 

@@ -8,8 +8,8 @@ import pytest
 import typst
 from PIL import Image
 
-from utils.errors import MissingStageError, StaleArtefactError
-from utils.files import read_json, write_json
+from utils.machinery.errors import MissingStageError, StaleArtefactError
+from utils.machinery.files import read_json, write_json
 from utils.settings import PROJECT, Settings
 
 REPORT = PROJECT / "report"

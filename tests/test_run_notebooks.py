@@ -9,10 +9,10 @@ import nbformat
 import pytest
 
 from tests.test_lock import Holder
-from utils import run_notebooks
-from utils.errors import NotebookError
-from utils.files import read_json, write_json
-from utils.run_notebooks import run_all
+from tools import run_notebooks
+from tools.run_notebooks import run_all
+from utils.machinery.errors import NotebookError
+from utils.machinery.files import read_json, write_json
 from utils.settings import PROJECT, Settings
 
 
@@ -105,7 +105,7 @@ def test_other_settings_make_a_notebook_run_again(settings, folder):
 def test_a_result_that_was_deleted_is_made_again(settings, folder):
     write_notebook(
         folder / "01_write.ipynb",
-        "from utils.settings import Settings\nfrom utils.files import write_text\n"
+        "from utils.settings import Settings\nfrom utils.machinery.files import write_text\n"
         "write_text(Settings.from_environment().captions_file, 'captions')",
     )
     run_all(settings, folder)
@@ -157,11 +157,11 @@ def test_a_failure_gives_the_program_a_failing_exit_status(settings, folder, mon
 def test_two_runs_at_once_are_one_too_many_and_a_runs_own_notebooks_are_let_in(
     settings, folder, monkeypatch, capsys
 ):
-    stage = "from utils.lock import only_one_in\nfrom utils.settings import Settings\n"
+    stage = "from utils.machinery.lock import only_one_in\nfrom utils.settings import Settings\n"
     stage += "with only_one_in(Settings.from_environment().features_folder, 'extracting'):\n"
     write_notebook(folder / "01_extract.ipynb", f"{stage}    print('let in')")
     monkeypatch.setattr(run_notebooks, "NOTEBOOKS", folder)
-    monkeypatch.setattr("utils.lock.PATIENCE", 0.1)
+    monkeypatch.setattr("utils.machinery.lock.PATIENCE", 0.1)
     with Holder(settings.run_folder) as other:
         assert run_notebooks.main([]) == 1
         assert f"process {other.pid} on " in capsys.readouterr().err

@@ -11,18 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from utils import scenes
-from utils.errors import DatasetError
-from utils.scenes import (
-    SAMPLE_SPLITS,
-    Scene,
-    describe_scene,
-    draw_sample,
-    draw_scene,
-    random_scene,
-    sample_is_current,
-)
-from utils.scenes.story import COLOURS
+import sample as scenes
+from sample import SAMPLE_SPLITS, draw_sample, sample_is_current
+from sample.captions import describe_scene
+from sample.drawing import draw_scene
+from sample.story import COLOURS, Scene, random_scene
+from utils.machinery.errors import DatasetError
 
 PEOPLE = {"boy", "girl", "man", "woman"}
 PHOTOGRAPHS = 12

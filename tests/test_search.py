@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from keras import ops
 
 from utils.captions import END, PAD, START, UNKNOWN, Vocabulary
-from utils.decoder import DECODERS, decoder_kind, standardise
+from utils.decoder import DECODERS, build_decoder, decoder_kind, standardise
 from utils.search import Searcher, captions_of
 
 VOCABULARY = 7  # four reserved tokens and three words: few enough to try every caption
@@ -27,7 +27,7 @@ def make_model(decoder, seed=0, end_bias=0.0, vocabulary_size=VOCABULARY):
     kind = decoder_kind(decoder)
     shape = SHAPES[kind.features]
     sizes = {"embedding_units": 6, "units": 8, "image_dropout": 0.0, "text_dropout": 0.0}
-    model = kind.build(vocabulary_size, shape, **sizes, **OPTIONS[decoder])
+    model = build_decoder(decoder, vocabulary_size, shape, **sizes, **OPTIONS[decoder])
     standardise(model, make_features(decoder, 20, seed))
     return randomise(model, seed, end_bias)
 

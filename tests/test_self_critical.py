@@ -12,7 +12,7 @@ from keras import ops
 from tests.test_search import make_features, make_model
 from tests.test_training import RECIPE, VOCABULARY, caption_set
 from utils.captions import END, PAD, RESERVED, START, UNKNOWN, Vocabulary
-from utils.journal import Journal, weights_file
+from utils.machinery.checkpoints import weights_file
 from utils.metrics import Cider, tokenize
 from utils.self_critical import (
     CaptionReward,
@@ -23,7 +23,7 @@ from utils.self_critical import (
     advantages,
     refine,
 )
-from utils.training import Training, train
+from utils.training import Journal, Training, train
 
 STAGE = SelfCritical(epochs=4, samples=5, batch_size=10, learning_rate=0.02, max_tokens=7)
 WORDS = range(4, 7)

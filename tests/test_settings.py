@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from utils.errors import SettingsError
+from utils.machinery.errors import SettingsError
 from utils.settings import PROJECT, Settings, short_path
 
 

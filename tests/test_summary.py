@@ -2,10 +2,10 @@
 
 import pytest
 
-from utils.errors import MissingStageError
-from utils.files import write_json, write_text
+from tools.summary import summary
+from utils.machinery.errors import MissingStageError
+from utils.machinery.files import write_json, write_text
 from utils.settings import Settings
-from utils.summary import summary
 
 METRICS = {
     "format": 1,

@@ -13,13 +13,13 @@ import pandas as pd
 import pytest
 
 from tests.test_lock import Holder
+from utils.batches import CaptionSet
 from utils.captions import PAD, Vocabulary
-from utils.errors import FolderInUseError
+from utils.machinery.errors import FolderInUseError
 from utils.settings import PROJECT
 from utils.training import (
     PUBLISHED,
     CaptionLoss,
-    CaptionSet,
     Recipe,
     TokenCrossEntropy,
     our_recipe,
@@ -51,7 +51,7 @@ SCRIPT = """
 import sys, time
 from pathlib import Path
 from tests.test_training import caption_set, RECIPE, VOCABULARY
-from utils.journal import Journal
+from utils.machinery.checkpoints import Journal
 from utils.training import train
 
 if len(sys.argv) > 3:
@@ -72,7 +72,7 @@ BACKEND_SCRIPT = """
 import json
 import keras, numpy as np
 from tests.test_training import caption_set, VOCABULARY
-from utils.decoder import DECODERS, standardise
+from utils.decoder import DECODERS, build_decoder, standardise
 from utils.search import Searcher, captions_of
 from utils.training import Recipe, compile_decoder
 
@@ -80,7 +80,8 @@ results = {"backend": keras.backend.backend()}
 for name, options in {"merge": {}, "inject": {"tied": True}, "attention": {"heads": 2}}.items():
     captions = caption_set(0, 40, spatial=name == "attention")
     shape = captions.features.shape[1:]
-    model = DECODERS[name].build(len(VOCABULARY), shape, 12, 16, 0.0, 0.0, **options)
+    sizes = {"embedding_units": 12, "units": 16, "image_dropout": 0.0, "text_dropout": 0.0}
+    model = build_decoder(name, len(VOCABULARY), shape, **sizes, **options)
     random = np.random.default_rng(0)
     for weight in model.trainable_variables:
         weight.assign(random.normal(0, 0.3, weight.shape))
@@ -245,7 +246,7 @@ def test_another_training_is_another_identity(change):
 
 def test_a_training_that_another_process_is_at_is_not_begun(straight, monkeypatch):
     folder, _ = straight
-    monkeypatch.setattr("utils.lock.PATIENCE", 0.1)
+    monkeypatch.setattr("utils.machinery.lock.PATIENCE", 0.1)
     arguments = ("merge", VOCABULARY, caption_set(0, 40), caption_set(1, 12), folder, 6)
     with Holder(only_folder(folder)), pytest.raises(FolderInUseError, match="tiny_merge"):
         train(RECIPE, *arguments, seed=5)

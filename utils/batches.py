@@ -1,12 +1,15 @@
 """Batches of whole captions: bucketed by length, right-padded, the same for the same seed."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import keras
 import numpy as np
+import pandas as pd
 
-from utils.captions import PAD
-from utils.devices import Share
+from utils.captions import PAD, TOKEN_COLUMNS, Vocabulary
+from utils.features import Features, Rows
+from utils.machinery.devices import Share
 
 # Lengths that batches are padded to. JAX and GPUs compile each length once, so they are few; they
 # lie closely where most captions do. A bucket for every length would save 5 % of the places, but a
@@ -139,3 +142,59 @@ class CaptionBatches(keras.utils.PyDataset):
                 batches[1], batches[place] = batches[place], batches[1]
                 break
         return batches
+
+
+@dataclass(frozen=True)
+class CaptionSet:
+    """One split, ready for a decoder.
+
+    Attributes:
+        photos: names of the photographs.
+        features: `(photographs, …)`, one row per name, in memory or on disk.
+        tokens: for each photograph its captions, each a list of tokens.
+        references: for each photograph its raw captions, for the metrics.
+        mirrored: the features of the mirror images, to train on as well, or None.
+    """
+
+    photos: Sequence[str]
+    features: np.ndarray | Rows
+    tokens: Sequence[Sequence[Sequence[str]]]
+    references: Sequence[Sequence[str]]
+    mirrored: np.ndarray | Rows | None = None
+
+    def batches(self, vocabulary: Vocabulary, **options) -> CaptionBatches:
+        """Makes batches of every caption; `options` go to `CaptionBatches`."""
+        rows = [row for row, captions in enumerate(self.tokens) for _ in captions]
+        captions = [vocabulary.encode(tokens) for group in self.tokens for tokens in group]
+        return CaptionBatches(self.features, rows, captions, **options)
+
+
+def caption_set(
+    captions: pd.DataFrame,
+    features: Features,
+    split: str,
+    cleaning: str,
+    mirrored: Features | None = None,
+    kind: str | None = None,
+) -> CaptionSet:
+    """Collects one split from what notebooks 02 and 03 made.
+
+    Args:
+        captions: the table of `captions.csv`; photographs without features are left out.
+        features: of all photographs.
+        split: "train", "dev" or "test".
+        cleaning: a key of `utils.captions.CLEANINGS`, whose tokens are taken.
+        mirrored: features of the mirror images of at least this split.
+        kind: "pooled" or "spatial", what the decoder reads; default is what `features` are.
+    """
+    chosen = captions[(captions["split"] == split) & ~captions["photo"].isin(features.unreadable)]
+    column = TOKEN_COLUMNS[cleaning]
+    groups = chosen.groupby("photo", sort=False)
+    photos = list(groups.groups)
+    return CaptionSet(
+        photos,
+        features.view(photos, kind),
+        [[text.split() for text in group] for _, group in groups[column]],
+        [group.tolist() for _, group in groups["caption"]],
+        None if mirrored is None else mirrored.view(photos, kind),
+    )

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from utils.errors import StaleArtefactError
-from utils.files import read_json, require, write_json
+from utils.machinery.errors import StaleArtefactError
+from utils.machinery.files import read_json, require, write_json
 
 if TYPE_CHECKING:  # only its shape is used here, and captions are cleaned without a data set too
     from utils.dataset import Dataset

@@ -17,7 +17,7 @@ import h5py
 import keras
 import numpy as np
 
-from utils.errors import EncoderError, PhotographError
+from utils.machinery.errors import EncoderError, PhotographError
 from utils.settings import Settings
 
 _NETWORK_PATIENCE = 20  # seconds of silence after which a download counts as failed

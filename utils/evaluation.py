@@ -9,8 +9,8 @@ import keras
 import numpy as np
 import pandas as pd
 
+from utils.batches import CaptionSet
 from utils.captions import Vocabulary
-from utils.consensus import Consensus
 from utils.decoder import decoder_kind
 from utils.metrics import (
     Cider,
@@ -20,13 +20,16 @@ from utils.metrics import (
     score_captions,
     tokenize,
 )
-from utils.search import Hypothesis, Searcher, captions_of
-from utils.training import CaptionSet
-
-# A consensus is found among the hypotheses of a wide beam. It is cut off where one caption in a
-# hundred is, since a wide beam otherwise goes on for a long time for nothing.
-WIDE_BEAM, WIDE_PENALTY, WIDE_TOKENS = 20, 0.7, 20
-SHARPNESSES = (0.1, 0.2, 0.3)
+from utils.search import (
+    SHARPNESSES,
+    WIDE_BEAM,
+    WIDE_PENALTY,
+    WIDE_TOKENS,
+    Consensus,
+    Hypothesis,
+    Searcher,
+    captions_of,
+)
 
 
 def try_searches(
@@ -128,7 +131,7 @@ def scores_against_all_but_one(
     """Scores captions against all references but one, each left out in turn, and takes the mean.
 
     This is what human captions are scored against when one of them is held out
-    (`utils.agreement.leave_one_out`): with fewer references everybody scores lower.
+    (`utils.metrics.leave_one_out`): with fewer references everybody scores lower.
     """
     rounds = [
         score_captions(captions, [group[:out] + group[out + 1 :] for group in references])

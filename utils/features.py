@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 from tqdm import tqdm
 
-from utils.devices import agree, is_first, keep_memory, processes, wait
-from utils.errors import DatasetError, EncoderError, PhotographError, StaleArtefactError
-from utils.feature_files import DTYPES, MADE_BY, FeatureFiles, Progress
-from utils.files import content_hash, full_disk_said, require
-from utils.lock import only_one_in
+from utils.machinery.devices import agree, is_first, keep_memory, processes, wait
+from utils.machinery.errors import DatasetError, EncoderError, PhotographError, StaleArtefactError
+from utils.machinery.files import content_hash, full_disk_said, require
+from utils.machinery.lock import only_one_in
+from utils.machinery.manifests import DTYPES, MADE_BY, FeatureFiles, Progress
 from utils.photographs import load_pixels
 
 if TYPE_CHECKING:  # importing Keras takes seconds, which reading finished features needn't cost
@@ -138,7 +138,7 @@ def extract_features(
 
     Threads decode photographs while the CNN is at work. Rows are appended to a file, so memory does
     not grow with the data set, and a run that was killed goes on after its last progress record. Of
-    several processes each takes a part of the photographs; see `utils.devices`.
+    several processes each takes a part of the photographs; see `utils.machinery.devices`.
 
     Args:
         folder: where the files go: `pooled.npy`, `spatial.npy` or `pooled_mirrored.npy`, each with

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from utils.errors import PhotographError
+from utils.machinery.errors import PhotographError
 
 Source = str | Path | Image.Image | np.ndarray
 

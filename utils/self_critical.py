@@ -18,21 +18,20 @@ import keras
 import numpy as np
 from keras import ops
 
-from utils.batches import bucket_length
+from utils.batches import CaptionSet, bucket_length
 from utils.captions import END, PAD, START, UNKNOWN, Vocabulary
-from utils.decoder import decoder_kind, search_models
-from utils.devices import agree, keep_memory, share, spread
-from utils.files import content_hash
-from utils.journal import (
-    Journal,
+from utils.decoder import build_decoder, search_models
+from utils.machinery.checkpoints import (
     best_epoch_of,
     read_history,
     read_seconds,
     training_folder,
     weights_file,
 )
+from utils.machinery.devices import agree, keep_memory, share, spread
+from utils.machinery.files import content_hash
 from utils.metrics import Cider, tokenize
-from utils.training import CaptionSet, Recipe, Training, token_losses
+from utils.training import Journal, Recipe, Training, token_losses
 
 HISTORY_COLUMNS = ["epoch", "reward", "dev_cider", "learning_rate"]
 _END_WORD = "<end>"
@@ -205,12 +204,12 @@ def refine(
         The decoder after the best epoch by dev CIDEr. Epoch 0 is the first stage: where nothing got
         better, it is what comes back.
     """
-    kind = decoder_kind(decoder)
     stage = replace(stage, epochs=min(epochs or stage.epochs, stage.epochs))
     identity = {"first": first.folder.name, "best_epoch": first.best_epoch, "stage": asdict(stage)}
     identity["seed"] = seed
     folder = first.folder / f"self_critical-{content_hash(identity)[:8]}"
-    model = kind.build(
+    model = build_decoder(
+        decoder,
         len(vocabulary),
         training.features.shape[1:],
         **recipe.decoder_options

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from utils.errors import SettingsError
+from utils.machinery.errors import SettingsError
 
 PROJECT = Path(__file__).resolve().parents[1]
 DATASETS = ("sample", "flickr8k")
@@ -28,7 +28,7 @@ class Settings:
     seed: int = 42  # SEED: of everything that is drawn at random
     limit: int | None = None  # LIMIT: keep so many photographs only, to try things out
     runs: Path = field(default=PROJECT / "data" / "runs")  # RUNS: where run folders are made
-    # Where something is computed, and never what: see utils/devices.py.
+    # Where something is computed, and never what: see utils/machinery/devices.py.
     devices: int = 1  # DEVICES: that share every batch, of all processes together
     processes: int = 1  # PROCESSES: that work together, on one machine or several
     process: int = 0  # PROCESS: the number of this one, counted from 0
@@ -130,20 +130,20 @@ class Settings:
         return self.run_folder / "training"
 
     @property
-    def model_file(self) -> Path:
-        return self.run_folder / "model.keras"
+    def decoder_file(self) -> Path:
+        return self.run_folder / "decoder.npz"
 
     @property
-    def published_model_file(self) -> Path:
-        return self.run_folder / "model_published.keras"
+    def original_decoder_file(self) -> Path:
+        return self.run_folder / "decoder_original.npz"
 
     @property
-    def first_stage_model_file(self) -> Path:
-        return self.run_folder / "model_first_stage.keras"
+    def first_stage_decoder_file(self) -> Path:
+        return self.run_folder / "decoder_first_stage.npz"
 
     @property
-    def second_stage_model_file(self) -> Path:
-        return self.run_folder / "model_second_stage.keras"
+    def second_stage_decoder_file(self) -> Path:
+        return self.run_folder / "decoder_second_stage.npz"
 
     @property
     def training_file(self) -> Path:

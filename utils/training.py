@@ -1,11 +1,12 @@
 """Training: recipes, the loss over real tokens, and `model.fit` that can be killed at any moment.
 
 A training lies in a folder of its own, named after everything that it depends on, so another
-recipe, vocabulary or number of epochs never mixes with it. `utils.journal` keeps every epoch there.
+recipe, vocabulary or number of epochs never mixes with it. `Journal` keeps every epoch there.
 """
 
 import hashlib
-from collections.abc import Sequence
+import tempfile
+import time
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -13,21 +14,23 @@ import keras
 import numpy as np
 import pandas as pd
 from keras import ops
+from tqdm import tqdm
 
-from utils.batches import CaptionBatches
-from utils.captions import PAD, TOKEN_COLUMNS, Vocabulary
-from utils.decoder import decoder_kind, standardise
-from utils.devices import agree, keep_memory, share, spread
-from utils.features import Features, Rows
-from utils.files import content_hash
-from utils.journal import (
-    Journal,
+from utils.batches import CaptionSet
+from utils.captions import PAD, Vocabulary
+from utils.decoder import build_decoder, decoder_kind, standardise
+from utils.machinery.checkpoints import (
     best_epoch_of,
     read_history,
     read_seconds,
+    size_on_disk,
     training_folder,
     weights_file,
 )
+from utils.machinery.devices import agree, from_first, is_first, keep_memory, share, spread, wait
+from utils.machinery.files import atomic_path, content_hash
+from utils.metrics import Cider, tokenize
+from utils.search import Searcher, captions_of
 
 HISTORY_COLUMNS = ["epoch", "loss", "dev_loss", "dev_cider", "learning_rate"]
 
@@ -144,62 +147,6 @@ def recipe_steps(dataset: str, epochs: int = 2) -> list[tuple[str, Recipe]]:
     return steps
 
 
-@dataclass(frozen=True)
-class CaptionSet:
-    """One split, ready for a decoder.
-
-    Attributes:
-        photos: names of the photographs.
-        features: `(photographs, …)`, one row per name, in memory or on disk.
-        tokens: for each photograph its captions, each a list of tokens.
-        references: for each photograph its raw captions, for the metrics.
-        mirrored: the features of the mirror images, to train on as well, or None.
-    """
-
-    photos: Sequence[str]
-    features: np.ndarray | Rows
-    tokens: Sequence[Sequence[Sequence[str]]]
-    references: Sequence[Sequence[str]]
-    mirrored: np.ndarray | Rows | None = None
-
-    def batches(self, vocabulary: Vocabulary, **options) -> CaptionBatches:
-        """Makes batches of every caption; `options` go to `CaptionBatches`."""
-        rows = [row for row, captions in enumerate(self.tokens) for _ in captions]
-        captions = [vocabulary.encode(tokens) for group in self.tokens for tokens in group]
-        return CaptionBatches(self.features, rows, captions, **options)
-
-
-def caption_set(
-    captions: pd.DataFrame,
-    features: Features,
-    split: str,
-    cleaning: str,
-    mirrored: Features | None = None,
-    kind: str | None = None,
-) -> CaptionSet:
-    """Collects one split from what notebooks 02 and 03 made.
-
-    Args:
-        captions: the table of `captions.csv`; photographs without features are left out.
-        features: of all photographs.
-        split: "train", "dev" or "test".
-        cleaning: a key of `utils.captions.CLEANINGS`, whose tokens are taken.
-        mirrored: features of the mirror images of at least this split.
-        kind: "pooled" or "spatial", what the decoder reads; default is what `features` are.
-    """
-    chosen = captions[(captions["split"] == split) & ~captions["photo"].isin(features.unreadable)]
-    column = TOKEN_COLUMNS[cleaning]
-    groups = chosen.groupby("photo", sort=False)
-    photos = list(groups.groups)
-    return CaptionSet(
-        photos,
-        features.view(photos, kind),
-        [[text.split() for text in group] for _, group in groups[column]],
-        [group.tolist() for _, group in groups["caption"]],
-        None if mirrored is None else mirrored.view(photos, kind),
-    )
-
-
 @keras.saving.register_keras_serializable("photograph_captions")
 class CaptionLoss(keras.losses.Loss):
     """Mean cross-entropy over the real target tokens of a batch, in nats; padding counts nothing.
@@ -309,7 +256,7 @@ def train(
 ) -> Training:
     """Trains a decoder, or goes on where an earlier call with the same arguments was killed.
 
-    On DEVICES devices, if that is set; see `utils.devices`.
+    On DEVICES devices, if that is set; see `utils.machinery.devices`.
 
     Args:
         recipe: how to train.
@@ -325,14 +272,14 @@ def train(
         FolderInUseError: another process is at the same training.
         DiskFullError: there is no room for an epoch's weights; the epochs before are kept.
     """
-    kind = decoder_kind(decoder)
     epochs = min(epochs or recipe.epochs, recipe.epochs)
     identity = training_identity(recipe, decoder, vocabulary, training, dev, epochs, seed)
     folder = folder / f"{recipe.name}_{decoder}-{content_hash(identity)[:8]}"
 
     def new_decoder() -> keras.Model:
         keras.utils.set_random_seed(seed)
-        return kind.build(len(vocabulary), training.features.shape[1:], **recipe.decoder_options)
+        shape = training.features.shape[1:]
+        return build_decoder(decoder, len(vocabulary), shape, **recipe.decoder_options)
 
     with training_folder(folder, identity):
         history = read_history(folder, HISTORY_COLUMNS)
@@ -445,3 +392,116 @@ def _fingerprint(captions: CaptionSet) -> str:
                 digest.update(np.ascontiguousarray(features[start : start + 256]))
             hashes.append(digest.hexdigest())
     return content_hash(hashes)
+
+
+class Journal(keras.callbacks.Callback):
+    """Writes every epoch to disk, scores dev, and draws the progress bar.
+
+    Args:
+        folder: of the training.
+        history: what it came to so far; grows by a row an epoch.
+        measure: `logs -> {column: figure}`, what the history shall hold beside the epoch, the dev
+            CIDEr and the learning rate.
+        features: of dev, as the decoder reads them.
+        references: of dev, raw captions by photograph.
+        vocabulary: the decoder's.
+        steps: batches an epoch.
+        seed: of dropout.
+    """
+
+    def __init__(self, folder, history, measure, features, references, vocabulary, steps, seed):
+        super().__init__()
+        self.folder = folder
+        self.history = history
+        self.measure = measure
+        self.features = features
+        self.vocabulary = vocabulary
+        self.steps = steps
+        self.seed = seed
+        self.cider = Cider([[tokenize(text) for text in group] for group in references])
+
+    def on_train_begin(self, logs=None):
+        self.searcher = Searcher(self.decoder(), beam=1)
+        epochs = self.params["epochs"]
+        self.bar = tqdm(
+            total=epochs * self.steps,
+            initial=len(self.history) * self.steps,
+            desc=self.folder.name.rsplit("-", 1)[0],
+            unit="batch",
+            mininterval=1,
+            disable=not is_first(),
+        )
+
+    def on_train_end(self, logs=None):
+        self.bar.close()
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.begun = time.monotonic()
+        # Dropout would go on from its first seed after a resume; so every epoch has its own seeds.
+        for place, layer in enumerate(self.decoder().layers):
+            generator = getattr(layer, "seed_generator", None)
+            if generator is not None:
+                generator.state.assign([self.seed + place, epoch << 16])
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.bar.update()
+
+    def on_epoch_end(self, epoch, logs=None):
+        row = {
+            "epoch": epoch + 1,
+            **self.measure(logs),
+            "dev_cider": from_first(self.score_dev()),  # so that all find the same epoch best
+            "learning_rate": float(ops.convert_to_numpy(self.model.optimizer.learning_rate)),
+        }
+        seconds = {"epoch": row["epoch"], "seconds": round(time.monotonic() - self.begun, 2)}
+        self._save_weights(weights_file(self.folder, row["epoch"]))
+        earlier = read_seconds(self.folder)
+        earlier = earlier[earlier["epoch"] < row["epoch"]]  # a kill can come before the history
+        _write_rows(self.folder / "seconds.csv", earlier, seconds)
+        self.history = _write_rows(self.folder / "history.csv", self.history, row)
+        if is_first():
+            self._remove_weights_except({row["epoch"], best_epoch_of(self.history)})
+        wait()  # what comes next may read these files
+        shown = ", ".join(
+            f"{name.replace('_', ' ')} {row[name]:.3g}"
+            for name in row
+            if name not in ("epoch", "learning_rate")
+        )
+        self.bar.set_postfix_str(f"epoch {row['epoch']}: {shown}")
+
+    def decoder(self) -> keras.Model:
+        """The decoder in what is trained: all of it, or a part."""
+        return self.model
+
+    def dev_features(self):
+        """The features of dev as the decoder reads them now."""
+        return self.features
+
+    def score_dev(self) -> float:
+        """CIDEr of greedy captions of dev."""
+        captions = captions_of(self.searcher.best(self.dev_features()), self.vocabulary)
+        return float(self.cider.scores([tokenize(text) for text in captions]).mean())
+
+    def _save_weights(self, file: Path) -> None:
+        if is_first():
+            with atomic_path(file, size_on_disk(self.model)) as part:
+                self.model.save_weights(part)
+        else:  # Keras exchanges weights between the processes as it writes them, so all have to
+            with tempfile.TemporaryDirectory() as folder:
+                self.model.save_weights(Path(folder) / file.name)
+
+    def _remove_weights_except(self, epochs: set[int]) -> None:
+        keep = {weights_file(self.folder, epoch) for epoch in epochs}
+        for file in self.folder.glob("epoch-*.weights.h5"):
+            if file not in keep:
+                file.unlink()
+
+
+def _write_rows(file: Path, table: pd.DataFrame, row: dict) -> pd.DataFrame:
+    """Writes `table` with one more row, in the first process, and returns it."""
+    rows = [table] if len(table) else []  # pandas warns about joining an empty table
+    table = pd.concat([*rows, pd.DataFrame([row])], ignore_index=True)
+    if is_first():
+        with atomic_path(file) as part:
+            table.to_csv(part, index=False)
+    return table

@@ -17,8 +17,8 @@ from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 
-from utils.errors import CaptionProjectError
-from utils.files import write_json
+from utils.machinery.errors import CaptionProjectError
+from utils.machinery.files import write_json
 from utils.settings import PROJECT
 
 TABLE = PROJECT / "report" / "robustness.json"

@@ -16,12 +16,13 @@ import numpy as np
 from tests.robustness import row
 from tests.test_features import SlowEncoder, draw_photos
 from utils import captioner as captioner_module
-from utils.captioner import BUNDLE_FILE, MODEL_FILE, VOCABULARY_FILE, Captioner, SearchSettings
+from utils.captioner import BUNDLE_FILE, DECODER_FILE, VOCABULARY_FILE, Captioner
 from utils.captions import RESERVED, Vocabulary, read_caption_table
 from utils.decoder import build_merge
 from utils.encoder import load_encoder
 from utils.features import extract_features, load_features
-from utils.files import file_hash
+from utils.machinery.files import file_hash
+from utils.search import SearchSettings
 
 ONLINE = SlowEncoder(name="xception")
 OFFLINE = replace(ONLINE, weights="untrained, seed 42", weights_hash="f" * 64)
@@ -170,7 +171,7 @@ def _(folder: Path, encoder: dict) -> str:
 
 @row("Captioner", "an older format", {"format": 1})
 @row("Captioner", "a newer format", {"format": 99})
-@row("Captioner", "edited: the hashes are gone", {"model_hash": None, "vocabulary_hash": None})
+@row("Captioner", "edited: the hashes are gone", {"decoder_hash": None, "vocabulary_hash": None})
 @row("Captioner", "edited: an unknown setting of the search", {"search": {"width": 3}})
 def _(folder: Path, change: dict) -> str:
     bundle(folder / "bundle")
@@ -197,7 +198,7 @@ def _(folder: Path, name: str, change: Callable[[bytes], bytes]) -> str:
 def _(folder: Path, name: str | None) -> str:
     mine = bundle(folder / "bundle")
     if name is None:
-        (mine / MODEL_FILE).unlink()
+        (mine / DECODER_FILE).unlink()
     else:
         other = bundle(folder / "other", ("a", "dog", "runs"))
         (mine / name).write_bytes((other / name).read_bytes())

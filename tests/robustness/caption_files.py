@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tests.robustness import row
 from tests.test_dataset import PHOTOS, SPLITS, load, write_kaggle, write_photos, write_texts
-from utils.dataset_files import SPLIT_FILES
+from utils.dataset import SPLIT_FILES
 
 FIRST = PHOTOS[0]
 

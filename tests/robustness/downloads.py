@@ -13,9 +13,9 @@ from unittest.mock import patch
 
 from tests.robustness import row
 from tests.test_download import PAYLOAD, Server, names_in, symbolic_link, zip_bytes
-from utils import download as download_module
-from utils.download import download, unpack
-from utils.errors import DownloadError
+from utils.machinery.archives import download, unpack
+from utils.machinery.archives import download as download_module
+from utils.machinery.errors import DownloadError
 
 ARCHIVE = zip_bytes((zipfile.ZipInfo("a"), PAYLOAD))  # without a time: the same on every day
 

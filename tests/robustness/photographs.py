@@ -12,11 +12,12 @@ from PIL import Image
 
 from tests.robustness import row
 from tests.test_features import SlowEncoder, draw_photos
-from utils.captioner import Captioner, SearchSettings
+from utils.captioner import Captioner
 from utils.captions import RESERVED, Vocabulary
 from utils.decoder import build_merge
 from utils.features import extract_features
 from utils.photographs import load_pixels, open_photograph
+from utils.search import SearchSettings
 
 HEIGHT, WIDTH = 48, 64
 X, Y = np.meshgrid(np.linspace(0, 1, WIDTH), np.linspace(0, 1, HEIGHT))

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from tests.robustness import row
 from tests.test_lock import Holder
-from utils import lock
-from utils.errors import CaptionProjectError
-from utils.files import atomic_path, full_disk_said
-from utils.lock import LOCK_FILE, only_one_in
+from utils.machinery import lock
+from utils.machinery.errors import CaptionProjectError
+from utils.machinery.files import atomic_path, full_disk_said
+from utils.machinery.lock import LOCK_FILE, only_one_in
 
 
 def enter(folder: Path) -> str:

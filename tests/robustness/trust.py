@@ -11,10 +11,11 @@ import numpy as np
 from tests.robustness import row
 from tests.robustness.artefacts import ONLINE, bundle
 from tests.test_features import draw_photos
-from utils.captioner import MODEL_FILE, load_decoder
+from utils.captioner import DECODER_FILE
 from utils.captions import Vocabulary
 from utils.decoder import build_merge
 from utils.features import extract_features, load_features
+from utils.machinery.checkpoints import load_decoder
 
 WORDS = Vocabulary.build([["a", "dog"]])
 
@@ -22,15 +23,15 @@ WORDS = Vocabulary.build([["a", "dog"]])
 @row("Trust", "a model with a Lambda layer")
 def _(folder: Path) -> str:
     pixels = keras.Input((3,))
-    keras.Model(pixels, keras.layers.Lambda(lambda x: x + 1)(pixels)).save(folder / MODEL_FILE)
-    return str(load_decoder(folder / MODEL_FILE, WORDS))
+    keras.Model(pixels, keras.layers.Lambda(lambda x: x + 1)(pixels)).save(folder / DECODER_FILE)
+    return str(load_decoder(folder / DECODER_FILE, WORDS))
 
 
 @row("Trust", "a model with a function of Python", "builtins", "exec", None)
 @row("Trust", "a model with a function of Keras that lifts its guard", "keras.config", "x", None)
 @row("Trust", "a model with a class under the name of ours", "os", "x", "photograph_captions>x")
 def _(folder: Path, module: str, name: str, registered: str | None) -> str:
-    file = bundle(folder / "bundle") / MODEL_FILE
+    file = bundle(folder / "bundle") / DECODER_FILE
     with zipfile.ZipFile(file) as archive:
         content = {member: archive.read(member) for member in archive.namelist()}
     config = json.loads(content["config.json"])
@@ -49,14 +50,14 @@ def _(folder: Path, module: str, name: str, registered: str | None) -> str:
 @row("Trust", "a model that is no .keras archive", b"\x80\x04cos\nsystem\n")
 @row("Trust", "a model that is cut short", None)
 def _(folder: Path, content: bytes | None) -> str:
-    file = bundle(folder / "bundle") / MODEL_FILE
+    file = bundle(folder / "bundle") / DECODER_FILE
     file.write_bytes(content or file.read_bytes()[:-100])
     return str(load_decoder(file, WORDS))
 
 
 @row("Trust", "a model whose note of its vocabulary is of another kind")
 def _(folder: Path) -> str:
-    file = folder / MODEL_FILE
+    file = folder / DECODER_FILE
     build_merge(len(WORDS), (48,), 4, 4).save(file)
     with zipfile.ZipFile(file, "a") as archive:
         archive.writestr("made_from.json", "[]")

@@ -1,4 +1,4 @@
-"""Writes numbers and picture of README.md from report/published/: `python report/readme.py`.
+"""Writes numbers and picture of README.md from report/published/: `python tools/readme.py`.
 
 Between two marks each, the README holds tables of scores, of times and of speed. They are made of
 the files of the published runs and of the benchmark, so that no number in the README is typed in; a
@@ -12,7 +12,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 
 from utils.figures import photograph_grid, save, use_style
-from utils.files import read_json, write_text
+from utils.machinery.files import read_json, write_text
 from utils.settings import PROJECT
 
 README = PROJECT / "README.md"

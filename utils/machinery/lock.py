@@ -16,8 +16,8 @@ from datetime import datetime
 from io import FileIO
 from pathlib import Path
 
-from utils.devices import is_first
-from utils.errors import FolderInUseError
+from utils.machinery.devices import is_first
+from utils.machinery.errors import FolderInUseError
 from utils.settings import short_path
 
 try:
@@ -38,7 +38,7 @@ def only_one_in(folder: Path | str, doing: str) -> Iterator[None]:
 
     The lock is on a hidden file in the folder, which also notes who has it. A file system that has
     no locks, as some network drives, guards nothing and keeps nobody out. Of processes that work
-    together (`utils.devices`) the first one takes it for all.
+    together (`utils.machinery.devices`) the first one takes it for all.
 
     Args:
         folder: is made if it isn't there.

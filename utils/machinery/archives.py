@@ -16,8 +16,8 @@ from urllib.request import Request, urlopen
 
 from tqdm import tqdm
 
-from utils.errors import DownloadError
-from utils.files import file_hash, read_json, write_json
+from utils.machinery.errors import DownloadError
+from utils.machinery.files import file_hash, read_json, write_json
 
 ATTEMPTS = 4  # in a row without a new byte; a slow but moving download is never given up
 PAUSE = 1.0  # seconds before the second attempt, doubled before each later one

@@ -1,23 +1,25 @@
-"""What takes long, without notebooks and on many machines: `python -m utils.run_stages`.
+"""What takes long, without notebooks and on many machines: `python -m tools.run_stages`.
 
 Extracts the features of notebook 03 and trains the decoders of notebook 04, with the settings of
-the run. Several processes do it together, each started with a PROCESS of its own (`utils.devices`).
+the run. Several processes do it together, each started with a PROCESS
+of its own (`utils.machinery.devices`).
 The notebooks find all of it finished and go on from there, in one process.
 """
 
 import sys
 
+from utils.batches import caption_set
 from utils.captions import Vocabulary, read_caption_table
 from utils.dataset import load_dataset
 from utils.decoder import decoder_kind
-from utils.devices import is_first, start, wait
 from utils.encoder import load_encoder_for
-from utils.errors import CaptionProjectError
 from utils.features import extract_features
-from utils.files import require
+from utils.machinery.devices import is_first, start, wait
+from utils.machinery.errors import CaptionProjectError
+from utils.machinery.files import require
 from utils.self_critical import our_stage, refine
 from utils.settings import Settings, short_path
-from utils.training import PUBLISHED, caption_set, our_recipe, train
+from utils.training import PUBLISHED, our_recipe, train
 
 
 def run_stages(settings: Settings) -> None:
@@ -25,7 +27,7 @@ def run_stages(settings: Settings) -> None:
 
     Raises:
         MissingStageError: notebook 02 has not run.
-        SettingsError: as `utils.devices.start` and `utils.devices.spread`.
+        SettingsError: as `utils.machinery.devices.start` and `utils.machinery.devices.spread`.
     """
     captions = read_caption_table(require(settings.captions_file, "notebook 02_clean_captions"))
     dataset = load_dataset(settings)

@@ -1,11 +1,11 @@
-"""Prints the scores of a run and where its files lie: `python -m utils.summary`."""
+"""Prints the scores of a run and where its files lie: `python -m tools.summary`."""
 
 import sys
 from pathlib import Path
 from typing import Any
 
-from utils.errors import CaptionProjectError
-from utils.files import read_json, require
+from utils.machinery.errors import CaptionProjectError
+from utils.machinery.files import read_json, require
 from utils.settings import Settings, short_path
 
 METRICS = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "ROUGE-L", "CIDEr")
@@ -60,7 +60,7 @@ def _files(settings: Settings) -> list[tuple[str, Path]]:
         ("Figures", settings.figures_folder),
         ("Captions", settings.predictions_file),
         ("Scores", settings.metrics_file),
-        ("Model", settings.model_file),
+        ("Model", settings.decoder_file),
     ]
 
 

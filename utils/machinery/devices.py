@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from utils.errors import SettingsError
-from utils.files import content_hash
+from utils.machinery.errors import SettingsError
+from utils.machinery.files import content_hash
 from utils.settings import Settings
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # as malloc.h numbers them
@@ -175,7 +175,7 @@ def _choose(settings: Settings) -> list[str]:
     if settings.processes != _processes:
         raise SettingsError(
             f"PROCESSES is {settings.processes}, and this program has not joined others: notebooks "
-            "run in one process. Start `python -m utils.run_stages` once for each PROCESS first; "
+            "run in one process. Start `python -m tools.run_stages` once for each PROCESS first; "
             "the notebooks, without PROCESSES, take up what it made."
         )
     import jax

@@ -6,8 +6,8 @@ The unit is the height of the picture, which is `FRAME` wide; the origin is its 
 import math
 import random
 
-from utils.scenes.pen import FRAME, Colour, Pen, Point, glassy, tint
-from utils.scenes.plants import Light, draw_palm, draw_pine, draw_reeds, draw_tree
+from sample.pen import FRAME, Colour, Pen, Point, glassy, tint
+from sample.plants import Light, draw_palm, draw_pine, draw_reeds, draw_tree
 
 # Upper, middle and lower colour of the sky.
 SKIES = {

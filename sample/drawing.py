@@ -4,11 +4,11 @@ import random
 
 from PIL import Image
 
-from utils.scenes.backgrounds import draw_background
-from utils.scenes.pen import FRAME, HEIGHT, OVERSAMPLING, WIDTH, Pen, glassy
-from utils.scenes.people import draw_person, draw_swimmer
-from utils.scenes.story import CHILDREN, PEOPLE, Scene
-from utils.scenes.things import (
+from sample.backgrounds import draw_background
+from sample.pen import FRAME, HEIGHT, OVERSAMPLING, WIDTH, Pen, glassy
+from sample.people import draw_person, draw_swimmer
+from sample.story import CHILDREN, PEOPLE, Scene
+from sample.things import (
     SAILS,
     draw_ball,
     draw_bench,

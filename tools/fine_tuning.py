@@ -1,6 +1,6 @@
 """Fine-tuning: the CNN's last blocks learn together with the decoder.
 
-`python -m utils.fine_tuning` does it after notebook 04, with the settings of the run. What the
+`python -m tools.fine_tuning` does it after notebook 04, with the settings of the run. What the
 blocks before make of each photograph doesn't change, so it is computed once and kept on disk; a
 step then costs little more than one of the decoder alone, and two cores are enough.
 """
@@ -14,36 +14,36 @@ import keras
 import numpy as np
 import pandas as pd
 
-from utils.captioner import load_decoder, save_decoder
+from utils.batches import CaptionSet, caption_set
 from utils.captions import Vocabulary, read_caption_table
 from utils.dataset import load_dataset
 from utils.decoder import decoder_kind
 from utils.encoder import Encoder, load_encoder, load_encoder_for
-from utils.errors import CaptionProjectError, SettingsError
 from utils.features import extract_features, load_features
-from utils.files import atomic_path, content_hash
-from utils.journal import (
-    Journal,
+from utils.machinery.checkpoints import (
     best_epoch_of,
+    load_decoder,
     read_history,
+    save_decoder,
     size_on_disk,
     training_folder,
     weights_file,
 )
+from utils.machinery.errors import CaptionProjectError, SettingsError
+from utils.machinery.files import atomic_path, content_hash
 from utils.settings import Settings, short_path
 from utils.training import (
     HISTORY_COLUMNS,
-    CaptionSet,
+    Journal,
     Recipe,
     Training,
-    caption_set,
     compile_decoder,
     epoch_losses,
     our_recipe,
     train,
 )
 
-ENCODER_FILE, DECODER_FILE = "encoder.weights.h5", "decoder.keras"
+ENCODER_FILE, DECODER_FILE = "encoder.weights.h5", "decoder.npz"
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from utils.errors import StaleArtefactError
-from utils.files import read_json, require, write_json
+from utils.machinery.errors import StaleArtefactError
+from utils.machinery.files import read_json, require, write_json
 
 # Of a whole grid there are 49 to 200 times as many numbers to store as of its mean.
 DTYPES = {"pooled": "float32", "spatial": "float16", "middle": "float16"}

@@ -1,4 +1,4 @@
-"""Runs the notebooks in order and keeps what they showed: `python -m utils.run_notebooks`.
+"""Runs the notebooks in order and keeps what they showed: `python -m tools.run_notebooks`.
 
 Each notebook runs from its first cell in a fresh kernel of this Python. A notebook that is complete
 is not run again unless something it depends on has changed. With `--in-place`, the outputs are also
@@ -22,9 +22,9 @@ from nbclient.exceptions import CellExecutionError, DeadKernelError
 from nbconvert import HTMLExporter
 from nbformat import NotebookNode
 
-from utils.errors import CaptionProjectError, NotebookError
-from utils.files import content_hash, file_hash, read_json, write_json, write_text
-from utils.lock import only_one_in
+from utils.machinery.errors import CaptionProjectError, NotebookError
+from utils.machinery.files import content_hash, file_hash, read_json, write_json, write_text
+from utils.machinery.lock import only_one_in
 from utils.settings import PROJECT, Settings, short_path
 
 NOTEBOOKS = PROJECT / "notebooks"
@@ -61,7 +61,7 @@ def run_all(
     if settings.processes > 1:
         raise NotebookError(
             f"PROCESSES is {settings.processes}, and notebooks run in one process. Run them "
-            "without it; what several processes can do together is `python -m utils.run_stages`."
+            "without it; what several processes can do together is `python -m tools.run_stages`."
         )
     if until is not None:
         notebooks = [notebook for notebook in notebooks if notebook.stem[: len(until)] <= until]
@@ -253,7 +253,7 @@ def _executed_file(settings: Settings, name: str) -> Path:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m utils.run_notebooks", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tools.run_notebooks", description=__doc__)
     parser.add_argument(
         "--in-place", action="store_true", help="write the outputs back into notebooks/ as well"
     )

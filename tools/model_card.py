@@ -8,11 +8,12 @@ import sys
 from pathlib import Path
 from string import Template
 
-from utils.captioner import BUNDLE_FILE, MODEL_FILE, Captioner, SearchSettings
+from utils.captioner import BUNDLE_FILE, DECODER_FILE, Captioner
 from utils.dataset import load_dataset
-from utils.errors import CaptionProjectError, SettingsError
-from utils.files import file_hash, read_json, require, write_json, write_text
+from utils.machinery.errors import CaptionProjectError, SettingsError
+from utils.machinery.files import file_hash, read_json, require, write_json, write_text
 from utils.metrics import PROTOCOL, score_captions
+from utils.search import SearchSettings
 from utils.settings import PROJECT, Settings, short_path
 
 MODELS = PROJECT / "models"
@@ -82,8 +83,8 @@ def card_text(folder: Path, card: dict, metrics: dict, settings: Settings) -> st
         + (f", sharpness {search.sharpness}" if search.sharpness else ""),
         **{split: f"{count:,}" for split, count in counts["photographs"].items()},
         command=f"make run model {chosen_settings}",
-        model_hash=file_hash(folder / MODEL_FILE),
-        size=f"{(folder / MODEL_FILE).stat().st_size / 1e6:.1f}",
+        decoder_hash=file_hash(folder / DECODER_FILE),
+        size=f"{(folder / DECODER_FILE).stat().st_size / 1e6:.1f}",
         scores="\n".join(f"| {' | '.join(row)} |" for row in rows),
         protocol=card["protocol"],
     )

@@ -6,12 +6,16 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from utils.errors import DiskFullError, MissingStageError
+import numpy as np
+
+from utils.machinery.errors import DiskFullError, MissingStageError, StaleArtefactError
 from utils.settings import short_path
 
 _BLOCK = 1 << 20  # bytes read at once when hashing: constant memory for files of any size
@@ -86,6 +90,53 @@ def write_json(target: Path | str, content: Any) -> None:
 def read_json(source: Path | str) -> Any:
     """Reads JSON; `json.JSONDecodeError` names the line if the file was edited into nonsense."""
     return json.loads(Path(source).read_text(encoding="utf-8"))
+
+
+def write_arrays(target: Path | str, arrays: Mapping[str, np.ndarray]) -> None:
+    """Writes arrays as an `.npz` file, atomically; the same arrays give the same bytes."""
+    size = sum(array.nbytes + 1024 for array in arrays.values())
+    with atomic_path(target, size) as part, zipfile.ZipFile(part, "w") as archive:
+        for name, array in arrays.items():
+            member = zipfile.ZipInfo(f"{name}.npy")  # without the time of day
+            member.compress_type = zipfile.ZIP_DEFLATED
+            with archive.open(member, "w", force_zip64=True) as output:
+                np.lib.format.write_array(output, array, allow_pickle=False)
+
+
+def read_arrays(source: Path | str, most_bytes: int, remedy: str) -> dict[str, np.ndarray]:
+    """Reads an `.npz` file that `write_arrays` wrote; nothing in it can run or fill the memory.
+
+    Args:
+        source: the file.
+        most_bytes: that its arrays may have together.
+        remedy: what to do about an invalid file, for the message.
+
+    Raises:
+        StaleArtefactError: it is damaged, too large, or holds something other than arrays.
+    """
+    try:
+        with zipfile.ZipFile(source) as archive:
+            members = archive.infolist()
+            if (size := sum(member.file_size for member in members)) > most_bytes:
+                raise ValueError(f"{size:,} bytes, at most {most_bytes:,} are expected")
+            arrays = {}
+            for member in members:
+                with archive.open(member) as content:
+                    array = np.lib.format.read_array(content, allow_pickle=False)
+                arrays[member.filename.removesuffix(".npy")] = array
+            return arrays
+    except (
+        OSError,
+        zipfile.BadZipFile,
+        zlib.error,
+        EOFError,
+        ValueError,
+        RuntimeError,
+        MemoryError,
+        OverflowError,
+    ) as error:
+        reason = str(error) or type(error).__name__
+        raise StaleArtefactError(f"{source} is no whole .npz file ({reason}). {remedy}") from error
 
 
 def require(path: Path, made_by: str) -> Path:

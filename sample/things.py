@@ -6,7 +6,7 @@ Everything looks right and stands, floats or flies at its pen's origin.
 import math
 import random
 
-from utils.scenes.pen import Pen, glassy, tint
+from sample.pen import Pen, glassy, tint
 
 COATS = {"brown": "#a8683a", "black": "#35323a", "white": "#f7f3ea"}
 FEATHERS = {"white": "#fbfaf6", "black": "#35343d", "red": "#d9403a"}

@@ -5,7 +5,7 @@ The unit is the height of the plant; the origin is where it leaves the ground.
 
 import random
 
-from utils.scenes.pen import Colour, Pen, mix, tint
+from sample.pen import Colour, Pen, mix, tint
 
 
 class Light:

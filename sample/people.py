@@ -6,7 +6,7 @@ The unit is the height of an adult; the origin lies on the ground below the hips
 import random
 from dataclasses import dataclass
 
-from utils.scenes.pen import Colour, Pen, Point, tint
+from sample.pen import Colour, Pen, Point, tint
 
 # Skin and hair
 LOOKS = (

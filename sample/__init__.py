@@ -10,11 +10,11 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from utils.dataset_files import SPLIT_FILES, TOKEN_FILE
-from utils.errors import DatasetError
-from utils.scenes.captions import describe_scene
-from utils.scenes.drawing import draw_scene
-from utils.scenes.story import Scene, random_scene
+from sample.captions import describe_scene
+from sample.drawing import draw_scene
+from sample.story import Scene, random_scene
+from utils.dataset import SPLIT_FILES, TOKEN_FILE
+from utils.machinery.errors import DatasetError
 
 __all__ = [
     "SAMPLE_SPLITS",
@@ -117,6 +117,6 @@ def _write_lines(path: Path, lines: list[str]) -> None:
 def _readme(photographs: int, seed: int) -> str:
     return (
         f"{README_TITLE}\n"
-        "Made by utils/scenes; safe to delete, since it is drawn again when it is needed.\n"
+        "Made by sample; safe to delete, since it is drawn again when it is needed.\n"
         f"Drawing {DRAWING}, {photographs} photographs, seed {seed}.\n"
     )

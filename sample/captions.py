@@ -8,8 +8,8 @@ something else.
 import random
 from collections.abc import Callable
 
-from utils.scenes.story import CHILDREN, PEOPLE, Scene, colour_group
-from utils.scenes.words import (
+from sample.story import CHILDREN, PEOPLE, Scene, colour_group
+from sample.words import (
     BELOW_THE_BIRDS,
     EXTRAS,
     NOUNS,

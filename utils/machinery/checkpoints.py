@@ -1,0 +1,200 @@
+"""The journal of a training: what every epoch came to, on disk before the next one begins.
+
+After every epoch the weights are written first, then `history.csv`: its last row is the truth about
+how far the training came, and what a killed one goes on from. Of several processes only the first
+one writes, and the others wait.
+"""
+
+import json
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+
+import keras
+import numpy as np
+import pandas as pd
+from keras import ops
+
+from utils.captions import Vocabulary
+from utils.decoder import DECODERS, DecoderSettings, build_decoder
+from utils.machinery.devices import is_first
+from utils.machinery.errors import StaleArtefactError
+from utils.machinery.files import content_hash, read_arrays, require, write_arrays, write_json
+from utils.machinery.lock import only_one_in
+
+
+@contextmanager
+def training_folder(folder: Path, identity: dict) -> Iterator[None]:
+    """Keeps a training's folder to this process, and notes in it what the training depends on.
+
+    Raises:
+        FolderInUseError: another process trains there.
+    """
+    with only_one_in(folder, "training a decoder"):
+        if is_first():
+            for part in folder.glob(".part-*"):
+                part.unlink()  # a kill left it, and with the lock nobody else can be at it
+            write_json(folder / "training.json", identity)
+        yield
+
+
+def best_epoch_of(history: pd.DataFrame) -> int:
+    """Returns the first epoch with the highest dev CIDEr."""
+    return int(history["epoch"][history["dev_cider"].idxmax()])
+
+
+def read_history(folder: Path, columns: Sequence[str]) -> pd.DataFrame:
+    """Reads a training's history; empty if it has not finished an epoch."""
+    file = folder / "history.csv"
+    if not file.exists():
+        return pd.DataFrame(columns=columns)
+    # Python's float reads every digit, so that what is written again is what was read.
+    return pd.read_csv(file, converters=dict.fromkeys(columns[1:], float))
+
+
+def read_seconds(folder: Path) -> pd.DataFrame:
+    """Reads how long each epoch took; not in the history, which is the same for the same seed."""
+    file = folder / "seconds.csv"
+    return pd.read_csv(file) if file.exists() else pd.DataFrame(columns=["epoch", "seconds"])
+
+
+def weights_file(folder: Path, epoch: int) -> Path:
+    """Where the weights after an epoch lie; kept are those of the best and of the last one."""
+    return folder / f"epoch-{epoch:03}.weights.h5"
+
+
+def size_on_disk(model: keras.Model) -> int:
+    """Bytes that a model's weights take with those of its optimizer, rather too many."""
+    variables = list(model.variables)
+    if getattr(model, "optimizer", None) is not None:
+        variables += model.optimizer.variables
+    return sum(4 * math.prod(variable.shape) + 4096 for variable in variables) + (1 << 16)
+
+
+# Finished decoders
+
+DECODER_FORMAT = 1
+_MOST_BYTES = 512 << 20  # of a decoder's arrays together; ours have 10 to 60 MB
+_MOST_UNITS = 4096  # of a layer
+
+
+def save_decoder(
+    decoder: keras.Model, file: Path, vocabulary: Vocabulary, half: bool = False
+) -> None:
+    """Writes a decoder as one `.npz` file, atomically: its settings and its weights, and no code.
+
+    The same decoder gives the same bytes. `numpy.load` reads the file too: "settings" is JSON text,
+    every other array is a weight, named after its layer and its place there ("lstm.0").
+
+    Args:
+        decoder: from `utils.decoder.build_decoder`; optimizer and loss are left out.
+        file: where it goes.
+        vocabulary: that it was trained with.
+        half: whether matrices are kept in half precision. Vectors stay as they are: they are few,
+            and the variance of a feature can be very small.
+    """
+    settings = {
+        "format": DECODER_FORMAT,
+        **asdict(decoder.settings),
+        "vocabulary": content_hash(vocabulary.tokens),
+    }
+    arrays = {"settings": np.array(json.dumps(settings))}
+    for name, variable in _named_weights(decoder).items():
+        array = ops.convert_to_numpy(variable)
+        halve = half and array.ndim > 1 and array.dtype == np.float32
+        arrays[name] = array.astype(np.float16) if halve else array
+    write_arrays(file, arrays)
+
+
+def load_decoder(file: Path, vocabulary: Vocabulary) -> keras.Model:
+    """Builds the decoder that `save_decoder` wrote and gives it its weights.
+
+    The file names settings, and the code here builds the layers: it can neither bring code along
+    nor ask for more than `utils.decoder` has.
+
+    Args:
+        file: the `.npz` file.
+        vocabulary: whose words its token ids shall stand for.
+
+    Raises:
+        MissingStageError: there is no such file.
+        StaleArtefactError: it is no whole file of a decoder, or it was trained with another
+            vocabulary.
+    """
+    arrays = read_arrays(require(file, "notebook 04_train_captioner"), _MOST_BYTES, _REMEDY)
+
+    def invalid(finding: str) -> StaleArtefactError:
+        return StaleArtefactError(f"{file} is no decoder: {finding}. {_REMEDY}")
+
+    settings = _decoder_settings(arrays.pop("settings", None), invalid)
+    name, options = settings["name"], settings["options"]
+    known, given = settings["vocabulary"], content_hash(vocabulary.tokens)
+    if settings["vocabulary_size"] != len(vocabulary):
+        raise StaleArtefactError(
+            f"{file} chooses among {settings['vocabulary_size']:,} words, the vocabulary has "
+            f"{len(vocabulary):,}: they come from two trainings. Copy both from one run."
+        )
+    if known != given:
+        raise StaleArtefactError(
+            f"{file} was trained with another vocabulary ({known[:12]}…) than the one at hand "
+            f"({given[:12]}…). Run notebook 04 again, or restore the vocabulary that it read."
+        )
+    try:
+        decoder = build_decoder(
+            name, settings["vocabulary_size"], settings["feature_shape"], **options
+        )
+    except (TypeError, ValueError) as error:
+        raise invalid(f"its settings don't fit together ({error})") from error
+    weights = _named_weights(decoder)
+    if different := sorted(weights.keys() ^ arrays.keys()):
+        raise invalid(f"it has other weights than its settings ask for ({', '.join(different)})")
+    for name, variable in weights.items():
+        if arrays[name].shape != tuple(variable.shape) or not np.isfinite(arrays[name]).all():
+            raise invalid(
+                f"{name} has shape {arrays[name].shape}, expected {tuple(variable.shape)} and "
+                "finite numbers"
+            )
+        variable.assign(arrays[name].astype("float32"))
+    decoder.get_layer("standardise").finalize_state()  # which setting weights alone doesn't do
+    return decoder
+
+
+_REMEDY = "Train again with notebook 04, or copy it again."
+
+
+def _named_weights(decoder: keras.Model) -> dict:
+    return {
+        f"{layer.name}.{place}": variable
+        for layer in decoder.layers
+        for place, variable in enumerate(layer.weights)
+    }
+
+
+def _decoder_settings(text: np.ndarray | None, invalid: Callable) -> dict:
+    """Reads and checks the settings, so that nothing of an unreasonable size is ever built."""
+    if text is None or text.dtype.kind != "U" or text.ndim:
+        raise invalid('it has no text "settings"')
+    try:
+        settings = json.loads(str(text))
+        found = settings.pop("format")
+        name, options = settings["name"], settings["options"]
+        sizes = [settings["vocabulary_size"], *settings["feature_shape"]]
+        sizes += [value for option, value in options.items() if "dropout" not in option]
+        hash_is_text = isinstance(settings["vocabulary"], str)
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise invalid(f"its settings can't be read ({error!r})") from error
+    if found != DECODER_FORMAT:
+        raise invalid(f"its format is {found!r}, this version reads {DECODER_FORMAT}")
+    if set(settings) != {*DecoderSettings.__dataclass_fields__, "vocabulary"} or not hash_is_text:
+        raise invalid(f"its settings are {', '.join(settings)}")
+    if not isinstance(name, str) or name not in DECODERS:
+        raise invalid(f"it names the decoder {name!r}, known ones are {', '.join(DECODERS)}")
+    most = [1_000_000] + [_MOST_UNITS] * (len(sizes) - 1)
+    if not all(
+        type(size) in (int, bool) and 0 <= size <= top
+        for size, top in zip(sizes, most, strict=True)
+    ):
+        raise invalid(f"its sizes are {sizes}, expected whole numbers up to {_MOST_UNITS:,}")
+    return settings
