@@ -27,7 +27,7 @@ help:
 	@echo "make test       check style, run the tests and a small run of every notebook"
 	@echo "make kill-test  kill every stage at random moments and compare with an undisturbed run"
 	@echo "make install    only install what the others need, into $(VENV)"
-	@echo "make bench      measure speed and memory against the published recipe (20 minutes)"
+	@echo "make bench      measure speed and memory against the original recipe (20 minutes)"
 	@echo "make clean      remove the results of all runs, and caches"
 	@echo "make distclean  remove the drawn sample and $(VENV) as well"
 	@echo "make notebooks  for maintainers: run and keep the outputs in notebooks/"

@@ -15,16 +15,16 @@ LINES = {
 
 
 def ratios(results: dict) -> dict[str, float]:
-    """How many times as fast ours is as what is published, for everything that was compared."""
+    """How many times as fast ours is as the original recipe, for everything that was compared."""
 
     def epoch(side: str) -> float:
         return results["training"][side]["seconds_per_epoch"]
 
-    published = epoch("published, by prefixes")
+    original = epoch("original, by prefixes")
     found = {
-        "epoch, same size and vocabulary": published / epoch("same size and vocabulary"),
-        "epoch, same size, default vocabulary": published / epoch("same size, default vocabulary"),
-        "epoch, default recipe, merge": published / epoch("default recipe, merge"),
+        "epoch, same size and vocabulary": original / epoch("same size and vocabulary"),
+        "epoch, same size, default vocabulary": original / epoch("same size, default vocabulary"),
+        "epoch, default recipe, merge": original / epoch("default recipe, merge"),
     }
     for beam in (1, 3, 5):
         one, ours = (f"{side}, beam {beam}" for side in ("one predict a word", "ours"))
@@ -46,7 +46,7 @@ def draw(results: dict, file: Path) -> Path:
     labels = [f"{ratio:.{0 if ratio >= 100 else 1}f}x" for ratio in found.values()]
     left.bar_label(bars, labels, padding=3)
     left.invert_yaxis()
-    left.set(xscale="log", xlabel="times as fast as published", xlim=(0.9, 8 * max(found.values())))
+    left.set(xscale="log", xlabel="times as fast as original", xlim=(0.9, 8 * max(found.values())))
     left.grid(axis="y", visible=False)
     for stage, (colour, marker) in LINES.items():
         rows = results["growth"][stage]

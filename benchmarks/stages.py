@@ -8,7 +8,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from benchmarks import published
+from benchmarks import original
 from benchmarks.measure import Work, alternate, matrix_product, peak_memory
 from utils.batches import CaptionBatches, caption_set
 from utils.captions import PAD, TOKEN_COLUMNS, Vocabulary, caption_table
@@ -19,12 +19,12 @@ from utils.features import Features, extract_features
 from utils.photographs import load_pixels
 from utils.search import Searcher
 from utils.settings import Settings
-from utils.training import OURS, PUBLISHED, Recipe, compile_decoder
+from utils.training import ORIGINAL, OURS, Recipe, compile_decoder
 
 ROUNDS = 3
 BATCHES = 40  # of ours in a round, spread over an epoch
-STEPS = 20  # of the published recipe in a round: a photograph each
-PREFIX_LENGTH = 34  # what the published recipe pads to: Flickr8k's longest caption
+STEPS = 20  # of the original recipe in a round: a photograph each
+PREFIX_LENGTH = 34  # what the original recipe pads to: Flickr8k's longest caption
 WORDS = 11  # of a caption in the search stage: what people write on Flickr8k
 PHOTOGRAPHS = 512  # in a round of search or extraction
 
@@ -56,12 +56,12 @@ def training(settings: Settings) -> dict:
         second), and of trainings seconds an epoch and the share of the float32 product's rate.
     """
     data = RunData(settings)
-    default = replace(PUBLISHED, cleaning=OURS.cleaning, min_count=OURS.min_count)
+    default = replace(ORIGINAL, cleaning=OURS.cleaning, min_count=OURS.min_count)
     trainings = {
-        "same size and vocabulary": (PUBLISHED, "merge", "float32"),
-        "same size and vocabulary, bfloat16": (PUBLISHED, "merge", "mixed_bfloat16"),
+        "same size and vocabulary": (ORIGINAL, "merge", "float32"),
+        "same size and vocabulary, bfloat16": (ORIGINAL, "merge", "mixed_bfloat16"),
         "same size and vocabulary, 256 captions a batch": (
-            replace(PUBLISHED, batch_size=256),
+            replace(ORIGINAL, batch_size=256),
             "merge",
             "float32",
         ),
@@ -72,8 +72,8 @@ def training(settings: Settings) -> dict:
     }
     sides = {"matrix product, float32": matrix_product("float32")}
     sides["matrix product, bfloat16"] = matrix_product("bfloat16")
-    sides["published, by prefixes"], tokens = _prefix_steps(data)
-    costs = {"published, by prefixes": (tokens, None)}
+    sides["original, by prefixes"], tokens = _prefix_steps(data)
+    costs = {"original, by prefixes": (tokens, None)}
     for name, (recipe, decoder, policy) in trainings.items():
         sides[name], *costs[name] = _our_steps(data, recipe, decoder, policy)
     rates = alternate(sides, ROUNDS)
@@ -86,16 +86,16 @@ def training(settings: Settings) -> dict:
 
 
 def _prefix_steps(data: RunData) -> tuple[Work, int]:
-    vocabulary = data.vocabulary(PUBLISHED)
-    training = caption_set(data.table, data.features(), "train", "published", kind="pooled")
+    vocabulary = data.vocabulary(ORIGINAL)
+    training = caption_set(data.table, data.features(), "train", "original", kind="pooled")
     captions = [[vocabulary.encode(one) for one in group] for group in training.tokens]
-    model = published.build(len(vocabulary), PREFIX_LENGTH, training.features.shape[-1])
+    model = original.build(len(vocabulary), PREFIX_LENGTH, training.features.shape[-1])
 
     def work(number: int) -> tuple[float, float]:
         chosen = slice(number * STEPS, (number + 1) * STEPS)
         group = captions[chosen]
         # As its tutorials do: a generator in Python, which fit reads from.
-        steps = published.steps(training.features[chosen], group, PREFIX_LENGTH, len(vocabulary))
+        steps = original.steps(training.features[chosen], group, PREFIX_LENGTH, len(vocabulary))
         return _real_tokens(group), _fit(model, steps, steps_per_epoch=len(group))
 
     return work, _real_tokens(captions)
@@ -202,11 +202,11 @@ def search(settings: Settings) -> dict:
     Both are untrained, and come to no END within `WORDS` words, so that both take as many steps.
     """
     data = RunData(settings)
-    vocabulary = data.vocabulary(PUBLISHED)
+    vocabulary = data.vocabulary(ORIGINAL)
     photos = data.dataset.splits["train"][:PHOTOGRAPHS]
     features = data.features().of(photos, "pooled")
     keras.utils.set_random_seed(0)
-    one_by_one = published.build(len(vocabulary), PREFIX_LENGTH, features.shape[-1])
+    one_by_one = original.build(len(vocabulary), PREFIX_LENGTH, features.shape[-1])
     ours = build_decoder("merge", len(vocabulary), features.shape[1:])
     standardise(ours, features)
     sides: dict[str, Work] = {}
@@ -215,7 +215,7 @@ def search(settings: Settings) -> dict:
 
         def predict(number: int, beam=beam) -> float:
             for image in features[3 * number : 3 * number + 3]:
-                published.describe(one_by_one, image, PREFIX_LENGTH, beam, WORDS)
+                original.describe(one_by_one, image, PREFIX_LENGTH, beam, WORDS)
             return 3
 
         def find(_number: int, searcher=searcher) -> float:

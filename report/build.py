@@ -156,8 +156,7 @@ def copy_run(run_folder: Path, folder: Path) -> None:
 def make_examples(settings: Settings, describe: Describe | None = None) -> None:
     """Writes pictures that everybody may see, with the model's captions, and the recipes."""
     # Imports Keras, which typesetting alone needn't wait for.
-    from utils.training import PUBLISHED as PUBLISHED_RECIPE
-    from utils.training import our_recipe
+    from utils.training import ORIGINAL, our_recipe
 
     if describe is None:
         from utils.captioner import Captioner
@@ -177,7 +176,7 @@ def make_examples(settings: Settings, describe: Describe | None = None) -> None:
             small.save(part, quality=88)
         examples.append({"file": name, "source": source, "licence": licence, "caption": caption})
     write_json(folder / "examples.json", examples)
-    both = (PUBLISHED_RECIPE, our_recipe(settings.dataset, settings.decoder))
+    both = (ORIGINAL, our_recipe(settings.dataset, settings.decoder))
     recipes = {recipe.name: asdict(recipe) for recipe in both}
     write_json(settings.run_folder / "recipes.json", recipes)
 

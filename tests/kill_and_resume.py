@@ -44,9 +44,9 @@ from utils.machinery.archives import download, unpack
 from utils.machinery.archives import download as download_module
 from utils.machinery.files import atomic_path, write_json
 from utils.search import Searcher
-from utils.self_critical import SelfCritical, refine
+from utils.self_critical import SelfCritical, train_self_critical
 from utils.settings import PROJECT
-from utils.training import OURS, PUBLISHED, Training, train
+from utils.training import ORIGINAL, OURS, Training, train
 
 LOG = PROJECT / "report" / "kill_resume.json"
 SEED = 42
@@ -58,8 +58,8 @@ _LONGEST_PIECE = 0.5  # seconds between two steps of a progress bar that a kill 
 # Both recipes with everything that they switch on, in a size that trains in a second.
 _TINY = {"embedding_units": 12, "units": 16}
 RECIPES = {
-    "published": replace(
-        PUBLISHED, epochs=4, batch_size=16, learning_rate=0.02, decoder_options=_TINY
+    "original": replace(
+        ORIGINAL, epochs=4, batch_size=16, learning_rate=0.02, decoder_options=_TINY
     ),
     "ours": replace(
         OURS,
@@ -83,19 +83,19 @@ def train_stage(name: str, folder: Path) -> dict:
 def self_critical_stage(folder: Path) -> dict:
     first = _trained("ours", folder)
     arguments = (RECIPES["ours"], SECOND_STAGE, "merge", VOCABULARY, *_captions("ours"))
-    return _described(refine(first, *arguments, seed=SEED))
+    return _described(train_self_critical(first, *arguments, seed=SEED))
 
 
 def evaluate_stage(folder: Path) -> dict:
-    decoder, dev = _trained("published", folder).model, caption_set(1, 24)
+    decoder, dev = _trained("original", folder).model, caption_set(1, 24)
     tried = try_searches(decoder, VOCABULARY, dev, beams=(1, 3), length_penalties=(0.7, 1.0))
     searcher = Searcher(decoder, beam=3, length_penalty=0.7, batch_size=4)
     found = searcher.best(dev.features)
-    rows = prediction_rows(dev.photos, "dev", "published", 3, found, VOCABULARY)
+    rows = prediction_rows(dev.photos, "dev", "original", 3, found, VOCABULARY)
     with atomic_path(folder / "predictions.csv") as part:
         rows.to_csv(part, index=False)
     scores = score_row(
-        "tiny", "published", "dev", searcher, rows["caption"].tolist(), dev.references
+        "tiny", "original", "dev", searcher, rows["caption"].tolist(), dev.references
     )
     tried = tried.astype(object).where(tried.notna(), None)  # JSON has no NaN
     write_json(folder / "metrics.json", {"tried": tried.to_dict("records"), "scores": scores})
@@ -396,7 +396,7 @@ def main(arguments: list[str] | None = None) -> int:
             "download": (partial(download_stage, url), (), {}),
             "unpacking": (partial(unpack_stage, work / "archive.zip"), (), {}),
             "extraction": (extract_stage, (), {}),
-            "training, published recipe": (partial(train_stage, "published"), checkpoint, {}),
+            "training, original recipe": (partial(train_stage, "original"), checkpoint, {}),
             "training, our recipe": (partial(train_stage, "ours"), checkpoint, {}),
             "self-critical training": (
                 self_critical_stage,
@@ -406,7 +406,7 @@ def main(arguments: list[str] | None = None) -> int:
             "evaluation": (
                 evaluate_stage,
                 (),
-                {"needs": "training, published recipe", "batches": 9},
+                {"needs": "training, original recipe", "batches": 9},
             ),
         }
         try:

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from benchmarks import published, stages
+from benchmarks import original, stages
 from benchmarks.bench import table
 from benchmarks.figure import draw, ratios
 from benchmarks.measure import alternate, matrix_product, peak_memory
@@ -29,8 +29,8 @@ class Scripted:
         return rows
 
 
-def test_a_step_of_the_published_recipe_holds_every_prefix_once():
-    (inputs, targets), *rest = published.steps(
+def test_a_step_of_the_original_recipe_holds_every_prefix_once():
+    (inputs, targets), *rest = original.steps(
         np.ones((1, 3)), [[CAPTION, [START, DOG, END]]], length=6, vocabulary_size=7
     )
     assert not rest
@@ -43,10 +43,10 @@ def test_a_step_of_the_published_recipe_holds_every_prefix_once():
 
 def test_one_predict_a_word_finds_what_is_most_probable():
     image = np.ones(3)
-    assert published.describe(Scripted(), image, 6) == [A, DOG, RUNS]
+    assert original.describe(Scripted(), image, 6) == [A, DOG, RUNS]
     # Of a beam the best mean wins: 0.6 four times is less than 0.3 and 1.
-    assert published.describe(Scripted(), image, 6, beam=2) == [A, DOG, RUNS]
-    assert published.describe(Scripted(), image, 6, max_tokens=2) == [A, DOG]
+    assert original.describe(Scripted(), image, 6, beam=2) == [A, DOG, RUNS]
+    assert original.describe(Scripted(), image, 6, max_tokens=2) == [A, DOG]
 
 
 def test_sides_take_turns_and_the_first_round_does_not_count():
@@ -84,7 +84,7 @@ def test_a_matrix_product_says_how_much_it_computed():
 
 def made_up_results():
     epochs = {
-        "published, by prefixes": 900.0,
+        "original, by prefixes": 900.0,
         "same size and vocabulary": 30.0,
         "same size, default vocabulary": 15.0,
         "default recipe, merge": 45.0,

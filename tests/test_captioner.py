@@ -13,7 +13,7 @@ from utils.machinery.checkpoints import load_decoder, save_decoder
 from utils.machinery.errors import MissingStageError, PhotographError, StaleArtefactError
 from utils.photographs import load_pixels
 from utils.search import Consensus, SearchSettings
-from utils.self_critical import WeighedTokenLoss
+from utils.self_critical import WeightedTokenLoss
 
 WORDS = ("a", "dog", "boat", "runs", "sails", "red", "blue")
 TOKENS = np.array([[[1, 4, 5, 2]], [[1, 5, 2, 0]]])
@@ -61,7 +61,7 @@ def test_a_loaded_captioner_says_what_the_saved_one_said(captioner, bundle, phot
 def test_a_decoder_fresh_from_its_training_is_saved_without_optimizer_and_loss(captioner, tmp_path):
     decoder = captioner.decoder
     inputs = [np.random.default_rng(0).normal(size=(2, *decoder.input_shape[0][1:])), TOKENS]
-    decoder.compile(keras.optimizers.Adam(), WeighedTokenLoss())
+    decoder.compile(keras.optimizers.Adam(), WeightedTokenLoss())
     decoder.train_on_batch(inputs, TOKENS, sample_weight=np.ones(TOKENS.shape))
     save_decoder(decoder, tmp_path / "decoder.npz", captioner.vocabulary)
     loaded = load_decoder(tmp_path / "decoder.npz", captioner.vocabulary)
@@ -72,7 +72,7 @@ def test_a_decoder_fresh_from_its_training_is_saved_without_optimizer_and_loss(c
 def test_a_consensus_travels_with_the_bundle(captioner, photos, tmp_path, monkeypatch):
     monkeypatch.delenv("WEIGHTS", raising=False)
     consensus = Consensus.of([[["a", "dog"], ["a", "boat"]], [["a", "dog"]]], captioner.vocabulary)
-    search = SearchSettings(8, 0.7, 6, sharpness=0.2)
+    search = SearchSettings(8, 0.7, 6, inverse_temperature=0.2)
     parts = (captioner.encoder, captioner.decoder, captioner.vocabulary)
     together = Captioner(*parts, search, consensus)
     together.save(tmp_path / "bundle")

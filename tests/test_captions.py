@@ -18,7 +18,7 @@ from utils.captions import (
     Vocabulary,
     caption_table,
     clean,
-    clean_published,
+    clean_original,
     read_caption_table,
     threshold_table,
 )
@@ -29,7 +29,7 @@ RAW = "A man's T-shirt , and 2 dogs ."
 
 
 def test_published_cleaning_drops_articles_digits_and_punctuation():
-    assert clean_published(RAW) == ["mans", "tshirt", "and", "dogs"]
+    assert clean_original(RAW) == ["mans", "tshirt", "and", "dogs"]
 
 
 def test_full_cleaning_keeps_articles_digits_and_inner_marks():
@@ -38,14 +38,14 @@ def test_full_cleaning_keeps_articles_digits_and_inner_marks():
 
 @given(st.text())
 def test_cleaning_any_text_gives_lower_case_tokens_without_spaces(text):
-    for tokens in (clean(text), clean_published(text)):
+    for tokens in (clean(text), clean_original(text)):
         assert all(token and token == token.lower() for token in tokens)
         assert not any(mark.isspace() for token in tokens for mark in token)
 
 
 @given(st.text())
 def test_what_was_cleaned_is_clean(text):
-    for way in (clean, clean_published):
+    for way in (clean, clean_original):
         assert way(" ".join(way(text))) == way(text)
 
 
@@ -86,7 +86,7 @@ def test_frequent_words_come_first_and_ties_follow_the_alphabet():
 
 
 def test_a_saved_vocabulary_loads_as_it_was(tmp_path):
-    vocabulary = Vocabulary.build([["a", "été"]], cleaning="published")
+    vocabulary = Vocabulary.build([["a", "été"]], cleaning="original")
     vocabulary.save(tmp_path / "vocabulary.json")
     assert Vocabulary.load(tmp_path / "vocabulary.json") == vocabulary
 
@@ -114,7 +114,7 @@ def test_an_edited_vocabulary_is_refused_with_what_is_wrong(tmp_path, change, me
 
 
 def test_the_caption_table_comes_back_from_its_file_as_it_was(tmp_path):
-    # "None" reads like a missing value, and the published cleaning leaves nothing of "A ...".
+    # "None" reads like a missing value, and the original cleaning leaves nothing of "A ...".
     texts = ["None of the dogs , runs .", "None", "A ..."]
     captions = pd.DataFrame({"photo": ["b", "b", "a"], "number": [0, 1, 0], "caption": texts})
     splits = {"train": ["b"], "dev": ["a"], "test": []}
@@ -124,7 +124,7 @@ def test_the_caption_table_comes_back_from_its_file_as_it_was(tmp_path):
     assert list(table.columns) == CAPTION_COLUMNS
     assert table["split"].tolist() == ["train", "train", "dev"]
     assert table["tokens"].tolist() == ["none of the dogs runs", "none", "a"]
-    assert table["published_tokens"].tolist() == ["none of the dogs runs", "none", ""]
+    assert table["original_tokens"].tolist() == ["none of the dogs runs", "none", ""]
     pd.testing.assert_frame_equal(read_caption_table(tmp_path / "captions.csv"), table)
 
 

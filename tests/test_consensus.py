@@ -52,7 +52,10 @@ def test_the_sharper_the_more_the_probable_ones_count(consensus):
         hypothesis("a dog runs on the grass", 0.01),
         hypothesis("the dog runs on the grass", 0.01),
     ]
-    flat, sharp = (consensus.sharpened(sharpness).rank(hypotheses) for sharpness in (0, 3))
+    flat, sharp = (
+        consensus.with_inverse_temperature(inverse_temperature).rank(hypotheses)
+        for inverse_temperature in (0, 3)
+    )
     assert "dog" in said(flat)[0]
     assert "cat" in said(sharp)[0]
 
@@ -80,9 +83,13 @@ def test_agreement_is_the_cider_that_captions_are_scored_by(texts):
 
 @settings(deadline=None)
 @given(captions, st.floats(0, 2))
-def test_ranking_loses_nothing(texts, sharpness):
+def test_ranking_loses_nothing(texts, inverse_temperature):
     hypotheses = [hypothesis(text) for text in texts]
-    ranked = Consensus.of(TRAINING, VOCABULARY).sharpened(sharpness).rank(hypotheses)
+    ranked = (
+        Consensus.of(TRAINING, VOCABULARY)
+        .with_inverse_temperature(inverse_temperature)
+        .rank(hypotheses)
+    )
     assert sorted(map(id, ranked)) == sorted(map(id, hypotheses))
 
 
@@ -95,10 +102,10 @@ def test_few_or_empty_hypotheses_keep_their_order(consensus):
 
 def test_what_was_counted_survives_the_disk(consensus, tmp_path):
     consensus.save(tmp_path / "consensus.npz")
-    loaded = Consensus.load(tmp_path / "consensus.npz", sharpness=0.3)
+    loaded = Consensus.load(tmp_path / "consensus.npz", inverse_temperature=0.3)
     assert loaded.frequencies == consensus.frequencies
     assert loaded.photographs == consensus.photographs == 3
-    assert loaded.sharpness == 0.3
+    assert loaded.inverse_temperature == 0.3
     a, dog = VOCABULARY.encode(["a", "dog"])[1:-1]
     assert loaded.frequencies[(a, dog)] == 2
     assert all(count > 1 for count in loaded.frequencies.values())

@@ -86,7 +86,7 @@ def word_by_word(model, features, tokens):
         given |= {name: outputs[name] for name in set(given) & set(outputs)}
 
 
-def published_prefix_loss(model, features):
+def original_prefix_loss(model, features):
     """The loss as published: every prefix is a sample, padded on the left and masked."""
     layer = model.get_layer
     prefix = keras.Input((None,), dtype="int32")
@@ -112,7 +112,7 @@ def test_the_merge_loss_over_whole_captions_equals_the_published_prefix_by_prefi
     model = randomise(build("merge", features), 3)
     tokens, targets = padded(CAPTIONS)
     loss = float(CaptionLoss()(targets, logits_of(model, features, tokens)))
-    assert loss == pytest.approx(published_prefix_loss(model, features), abs=1e-5)
+    assert loss == pytest.approx(original_prefix_loss(model, features), abs=1e-5)
 
 
 def test_the_step_model_gives_the_training_models_logits_word_by_word(made):

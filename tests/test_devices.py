@@ -42,7 +42,7 @@ from utils.machinery.devices import agree, spread, start
 from utils.machinery.errors import SettingsError
 from utils.features import extract_features
 from utils.search import Searcher, captions_of
-from utils.self_critical import SelfCritical, refine
+from utils.self_critical import SelfCritical, train_self_critical
 from utils.settings import Settings
 from utils.training import train
 
@@ -60,7 +60,7 @@ for name, one in {"merge": recipe, "attention": by_photo}.items():
     results[name] = train(one, *known, folder / "training", epochs=2, seed=5)
     if name == "merge":
         stage = SelfCritical(epochs=2, batch_size=9, learning_rate=0.02, max_tokens=7)
-        results["second"] = refine(results[name], one, stage, *known, seed=5)
+        results["second"] = train_self_critical(results[name], one, stage, *known, seed=5)
         best = Searcher(results["second"].model, beam=1).best(dev.features)
         found["captions"] = captions_of(best, VOCABULARY)
 for name, result in results.items():

@@ -17,7 +17,7 @@ from utils.features import extract_features
 from utils.machinery.checkpoints import read_history, size_on_disk, weights_file
 from utils.machinery.errors import DiskFullError
 from utils.machinery.files import atomic_path, write_json, write_text
-from utils.self_critical import SelfCritical, refine
+from utils.self_critical import SelfCritical, train_self_critical
 from utils.training import HISTORY_COLUMNS, Journal, train
 
 FULL = Path("/dev/full")  # every write to it finds the disk full
@@ -127,7 +127,7 @@ def test_a_training_and_its_second_stage_keep_their_epochs(disk, tmp_path, monke
         return train(recipe, "merge", *captions, folder, seed=5)
 
     def second_stage(first):
-        return refine(first, recipe, stage, "merge", *captions, seed=5)
+        return train_self_critical(first, recipe, stage, "merge", *captions, seed=5)
 
     whole_first = first_stage(tmp_path)
     whole_second = second_stage(whole_first)

@@ -10,7 +10,7 @@ from utils.decoder import build_inject, build_merge, standardise
 from utils.evaluation import (
     bootstrap_intervals,
     describe_captions,
-    judge,
+    evaluate_system,
     paired_bootstrap,
     prediction_rows,
     score_row,
@@ -20,7 +20,7 @@ from utils.evaluation import (
     try_searches,
 )
 from utils.metrics import Cider, bleu, score_captions, tokenize
-from utils.search import SHARPNESSES, Consensus, Searcher, SearchSettings, captions_of
+from utils.search import INVERSE_TEMPERATURES, Consensus, Searcher, SearchSettings, captions_of
 
 
 @pytest.fixture(scope="module")
@@ -53,12 +53,12 @@ def test_every_search_is_scored_and_the_best_comes_first(decoder, dev):
 def test_a_consensus_is_tried_beside_the_beams(decoder, dev):
     consensus = Consensus.of(dev.tokens, VOCABULARY)
     table = try_searches(decoder, VOCABULARY, dev, (2,), (1.0,), consensus)
-    assert sorted(table["sharpness"].dropna()) == list(SHARPNESSES)
-    tried = table[table["sharpness"] == SHARPNESSES[0]].iloc[0]
+    assert sorted(table["inverse_temperature"].dropna()) == list(INVERSE_TEMPERATURES)
+    tried = table[table["inverse_temperature"] == INVERSE_TEMPERATURES[0]].iloc[0]
     search = SearchSettings.from_row(tried)
     captions = captions_of(search.searcher(decoder, consensus).best(dev.features), VOCABULARY)
     assert tried["CIDEr"] == pytest.approx(score_captions(captions, dev.references)["CIDEr"])
-    plain = table[table["sharpness"].isna()].iloc[0]
+    plain = table[table["inverse_temperature"].isna()].iloc[0]
     assert SearchSettings.from_row(plain) == SearchSettings(2, 1.0)
 
 
@@ -151,7 +151,7 @@ def another(dev):
 def test_a_system_is_searched_as_dev_has_it_and_scored_on_test(decoder, another, dev, together):
     test = caption_set(3, 5)
     decoders = [decoder, another] if together else [decoder]
-    row, captions = judge(
+    row, captions = evaluate_system(
         "mine", decoders, VOCABULARY, {"pooled": dev}, {"pooled": test}, (1, 2), (0.5, 1.0)
     )
 
@@ -171,9 +171,9 @@ def test_a_system_is_searched_as_dev_has_it_and_scored_on_test(decoder, another,
 
 def test_a_system_is_searched_for_a_consensus_where_dev_has_it(decoder, dev, monkeypatch):
     consensus = Consensus.of(dev.tokens, VOCABULARY)
-    poor = {"beam": 5, "length_penalty": 1.0, "sharpness": np.nan, "CIDEr": -1.0}
+    poor = {"beam": 5, "length_penalty": 1.0, "inverse_temperature": np.nan, "CIDEr": -1.0}
     monkeypatch.setattr("utils.evaluation._try", lambda *_: [poor])
-    row, captions = judge(
+    row, captions = evaluate_system(
         "mine",
         [decoder],
         VOCABULARY,
@@ -181,7 +181,7 @@ def test_a_system_is_searched_for_a_consensus_where_dev_has_it(decoder, dev, mon
         {"pooled": dev},
         consensus=consensus,
     )
-    assert row["sharpness"] in SHARPNESSES
+    assert row["inverse_temperature"] in INVERSE_TEMPERATURES
     search = SearchSettings.from_row(row)
     assert captions == captions_of(
         search.searcher(decoder, consensus).best(dev.features), VOCABULARY
@@ -191,9 +191,11 @@ def test_a_system_is_searched_for_a_consensus_where_dev_has_it(decoder, dev, mon
 
 def test_a_decoder_can_read_features_of_another_cnn(decoder, dev):
     test = caption_set(3, 5)
-    row, _ = judge("plain", [decoder], VOCABULARY, {"pooled": dev}, {"pooled": test}, (1,))
+    row, _ = evaluate_system(
+        "plain", [decoder], VOCABULARY, {"pooled": dev}, {"pooled": test}, (1,)
+    )
     splits = {"tuned": dev}, {"tuned": test}
-    tuned, _ = judge("tuned", [decoder], VOCABULARY, *splits, (1,), kinds=["tuned"])
+    tuned, _ = evaluate_system("tuned", [decoder], VOCABULARY, *splits, (1,), kinds=["tuned"])
     assert tuned == {**row, "name": "tuned"}
 
 

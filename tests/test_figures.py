@@ -195,7 +195,7 @@ def test_the_threshold_chart_shows_a_share_in_percent(ax):
 def test_rings_mark_the_epoch_of_least_dev_loss_and_of_highest_cider():
     history = pd.DataFrame(
         {
-            "recipe": ["published"] * 3 + ["ours"] * 3,
+            "recipe": ["original"] * 3 + ["ours"] * 3,
             "epoch": [1, 2, 3] * 2,
             "loss": [4.0, 3.0, 2.0, 4.0, 3.5, 3.0],
             "dev_loss": [4.0, 3.8, 4.1, 3.9, 3.3, 3.2],
@@ -205,12 +205,12 @@ def test_rings_mark_the_epoch_of_least_dev_loss_and_of_highest_cider():
     left, right = figures.training_curves(plt.subplots(1, 2)[1], history)
     assert rings(left) == [(2, 3.8), (3, 3.2)]
     assert rings(right) == [(3, 35), (2, 41)]
-    assert list(line(left, "published, training").get_ydata()) == [4, 3, 2]
+    assert list(line(left, "original, training").get_ydata()) == [4, 3, 2]
 
 
 def test_recipes_differ_in_more_than_colour():
     history = pd.DataFrame(
-        {"recipe": ["published", "ours"], "epoch": 1, "loss": 3, "dev_loss": 3, "dev_cider": 1}
+        {"recipe": ["original", "ours"], "epoch": 1, "loss": 3, "dev_loss": 3, "dev_cider": 1}
     )
     left, _ = figures.training_curves(plt.subplots(1, 2)[1], history)
     looks = {
@@ -222,14 +222,19 @@ def test_recipes_differ_in_more_than_colour():
 
 
 def test_the_best_search_is_ringed_and_greedy_search_has_no_length_penalty(ax):
-    rows = [{"beam": 1, "length_penalty": 0.0, "sharpness": None, "CIDEr": 40.0}]
+    rows = [{"beam": 1, "length_penalty": 0.0, "inverse_temperature": None, "CIDEr": 40.0}]
     rows += [
-        {"beam": 3, "length_penalty": penalty, "sharpness": None, "CIDEr": 41 + penalty}
+        {"beam": 3, "length_penalty": penalty, "inverse_temperature": None, "CIDEr": 41 + penalty}
         for penalty in (0.0, 0.5, 1.0)
     ]
     rows += [
-        {"beam": 20, "length_penalty": 0.7, "sharpness": sharpness, "CIDEr": 50 - sharpness}
-        for sharpness in (0.1, 0.3)
+        {
+            "beam": 20,
+            "length_penalty": 0.7,
+            "inverse_temperature": inverse_temperature,
+            "CIDEr": 50 - inverse_temperature,
+        }
+        for inverse_temperature in (0.1, 0.3)
     ]
     figures.search_on_dev(ax, rows)
     assert rings(ax) == [(1, 42)]

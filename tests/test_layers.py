@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from keras import ops
 
-from utils.decoder import CaptionLSTM, PlaceAttention, WordEmbedding
+from utils.decoder import CaptionLSTM, RegionAttention, WordEmbedding
 
 TOKENS = np.array([[3, 1, 3, 3], [2, 1, 0, 3]], "int32")  # the word 3 stands in it four times
 
@@ -70,7 +70,7 @@ def test_in_reverse_an_embedding_gives_logits_with_the_same_weights():
         WordEmbedding(5, 4, tied=True, name="words"),
         WordEmbedding(5, 4),
         CaptionLSTM(6),
-        PlaceAttention(8, heads=4),
+        RegionAttention(8, heads=4),
     ],
     ids=lambda layer: layer.name,
 )
@@ -112,7 +112,7 @@ def test_each_head_looks_at_the_places_and_at_the_sentinel(heads):
     """Compared with the formulas, head by head and word by word."""
     units, text = 6, random_array(2, 3, 4, 5, seed=1)
     keys, values = random_array(2, 7, units, seed=2), random_array(2, 7, units, seed=3)
-    layer, (seen, where) = made(PlaceAttention(units, heads), text, keys, values)
+    layer, (seen, where) = made(RegionAttention(units, heads), text, keys, values)
     assert where.shape == (2, 3, 4, 7)
 
     def dense(name, inputs):

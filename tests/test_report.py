@@ -81,7 +81,7 @@ def compared_row(name, cider, **changes):
         "parameters": 3_346_669,
         "beam": 5,
         "length_penalty": 1.0,
-        "sharpness": None,
+        "inverse_temperature": None,
         "dev": {"CIDEr": cider - 2, "BLEU-4": 18.8},
         "test": {"CIDEr": cider, "BLEU-4": 19.9},
         "intervals": {"CIDEr": [cider - 3.3, cider + 3.4], "BLEU-4": [18.7, 21.1]},
@@ -94,10 +94,12 @@ COMPARISON = {
     "format": 1,
     "rows": [
         compared_row("attention", 51.2),
-        compared_row("all together", 55.5, seconds_per_epoch=None, beam=20, sharpness=0.2),
+        compared_row(
+            "all together", 55.5, seconds_per_epoch=None, beam=20, inverse_temperature=0.2
+        ),
     ],
     "steps": [
-        {"change": "the published recipe", "before": None, "after": 30.6, "seconds": 150.0},
+        {"change": "the original recipe", "before": None, "after": 30.6, "seconds": 150.0},
         {"change": "articles kept", "before": 30.6, "after": 29.1, "seconds": 140.0},
     ],
     "beams": [],
@@ -125,20 +127,32 @@ def run_metrics(**changes):
             "photographs": {"train": 6000, "dev": 1000, "test": 1000},
             "captions": 40000,
             "vocabulary": 2984,
-            "vocabulary_published": 7321,
+            "vocabulary_original": 7321,
         },
         "recipes": {
-            "published": recipe_numbers(),
+            "original": recipe_numbers(),
             "ours": recipe_numbers(vocabulary=2984),
             "self_critical": stage_numbers(),
         },
         "search_on_dev": [
-            {"beam": 1, "length_penalty": 0.0, "sharpness": None, "CIDEr": 44.4, "BLEU-4": 16.0},
-            {"beam": 3, "length_penalty": 0.7, "sharpness": None, "CIDEr": 46.6, "BLEU-4": 17.0},
+            {
+                "beam": 1,
+                "length_penalty": 0.0,
+                "inverse_temperature": None,
+                "CIDEr": 44.4,
+                "BLEU-4": 16.0,
+            },
+            {
+                "beam": 3,
+                "length_penalty": 0.7,
+                "inverse_temperature": None,
+                "CIDEr": 46.6,
+                "BLEU-4": 17.0,
+            },
         ],
         "stage": "second stage",
         "scores": [
-            score_row("published, greedy", "published", 1, 0.0, 35.61),
+            score_row("original, greedy", "original", 1, 0.0, 35.61),
             score_row("ours, greedy", "ours", 1, 0.0, 44.07),
             score_row("ours, beam 3", "ours", 3, 0.7, 47.85),
         ],
@@ -185,7 +199,7 @@ def make_run(build, tmp_path):
         write_json(
             folder / "recipes.json",
             {
-                "published": {"name": "published", "min_count": 1, "decoder_options": {}},
+                "original": {"name": "original", "min_count": 1, "decoder_options": {}},
                 "ours": {"name": "ours", "min_count": 4, "decoder_options": {"units": 512}},
             },
         )
@@ -307,7 +321,7 @@ def test_a_run_on_drawings_with_random_filters_says_that_its_scores_compare_with
     assert "random filters" in told
     assert "compare with no published result" in told
     assert "the figure reproduces" not in told
-    assert "The published figure is that of an overfitted model" not in told
+    assert "The original figure is that of an overfitted model" not in told
 
 
 def test_a_part_of_flickr8k_compares_with_no_published_result(read_report):
@@ -319,14 +333,14 @@ def test_a_part_of_flickr8k_compares_with_no_published_result(read_report):
 
 def test_the_published_loss_is_called_overfitted_where_dev_loss_rose(read_report):
     told = read_report()
-    assert "The published figure is that of an overfitted model" in told
+    assert "The original figure is that of an overfitted model" in told
     assert "Here the recipe gets there in epoch 2" in told
 
 
 def test_no_overfitting_is_claimed_where_dev_loss_still_falls(read_report):
     falling = recipe_numbers(best_dev_loss_epoch=2, best_dev_loss=4.23)
     stage = stage_numbers()
-    told = read_report(recipes={"published": falling, "ours": falling, "self_critical": stage})
+    told = read_report(recipes={"original": falling, "ours": falling, "self_critical": stage})
     assert "overfits" not in told
     assert "it still falls at the last epoch" in told
 
@@ -416,12 +430,12 @@ def published(build, make_run, tmp_path, monkeypatch):
     Image.new("RGB", (9, 9)).save(folder / "figures" / "captions_test.png")
     (folder / "predictions.csv").write_text("photo,caption\n1.jpg,a dog\n")
     (folder / "examples" / "stranger.jpg").write_bytes(b"somebody's photograph")
-    monkeypatch.setattr(build, "PUBLISHED", tmp_path / "published")
+    monkeypatch.setattr(build, "PUBLISHED", tmp_path / "original")
     monkeypatch.setattr(build, "PUBLISHED_REPORT", tmp_path / "report.pdf")
     monkeypatch.setattr(build, "make_examples", lambda settings, describe: None)
     settings = Settings(dataset="flickr8k", encoder="mobilenet_v2", runs=tmp_path / "runs")
     build.publish(settings)
-    return tmp_path / "published" / settings.run_name
+    return tmp_path / "original" / settings.run_name
 
 
 def test_only_what_is_listed_is_published(build, published):
@@ -431,7 +445,7 @@ def test_only_what_is_listed_is_published(build, published):
     assert kept == {*build.NEEDED, "timings.json", "examples/one.jpg"}
 
 
-def test_the_published_report_is_rebuilt_without_the_run(build, published, tmp_path, capsys):
+def test_the_published_report_is_rebuilt_without_the_run(build, original, tmp_path, capsys):
     report = tmp_path / "report.pdf"
     first = report.read_bytes()
     report.unlink()

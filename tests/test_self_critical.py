@@ -16,12 +16,12 @@ from utils.machinery.checkpoints import weights_file
 from utils.metrics import Cider, tokenize
 from utils.self_critical import (
     CaptionReward,
-    Drawer,
+    CaptionSampler,
     SelfCritical,
-    WeighedTokenLoss,
+    WeightedTokenLoss,
     _step,
     advantages,
-    refine,
+    train_self_critical,
 )
 from utils.training import Journal, Training, train
 
@@ -54,7 +54,7 @@ def test_captions_are_drawn_with_the_probabilities_that_the_decoder_gives_them(d
     expected[:, 1:] *= chances[:, range(1, 13), 1, captions[1:, 1]]
     np.testing.assert_allclose(expected.sum(axis=1), 1, rtol=1e-5)
 
-    drawn = Drawer(model, samples, max_tokens=2).draw(features, np.random.default_rng(7))
+    drawn = CaptionSampler(model, samples, max_tokens=2).draw(features, np.random.default_rng(7))
     counts = (drawn[:, :, None] == captions).all(axis=-1).sum(axis=1)
     assert counts.sum() == 2 * samples
     deviation = np.sqrt(samples * expected * (1 - expected))
@@ -64,9 +64,9 @@ def test_captions_are_drawn_with_the_probabilities_that_the_decoder_gives_them(d
 @pytest.fixture(scope="module")
 def drawn():
     """Captions of some photographs, most with an END and some cut off, and what drew them."""
-    drawer = Drawer(make_model("attention", end_bias=1.0), samples=50, max_tokens=6)
+    sampler = CaptionSampler(make_model("attention", end_bias=1.0), samples=50, max_tokens=6)
     features = make_features("attention", 4)
-    return drawer.draw(features, np.random.default_rng(3)), drawer, features
+    return sampler.draw(features, np.random.default_rng(3)), sampler, features
 
 
 def test_a_drawn_caption_goes_to_its_end_or_is_cut_off_and_padding_follows(drawn):
@@ -82,16 +82,16 @@ def test_a_drawn_caption_goes_to_its_end_or_is_cut_off_and_padding_follows(drawn
 
 
 def test_drawing_stops_when_every_caption_has_its_end():
-    drawer = Drawer(make_model("merge", end_bias=1000.0), samples=3, max_tokens=6)
-    captions = drawer.draw(make_features("merge", 2), np.random.default_rng(1))
+    sampler = CaptionSampler(make_model("merge", end_bias=1000.0), samples=3, max_tokens=6)
+    captions = sampler.draw(make_features("merge", 2), np.random.default_rng(1))
     np.testing.assert_array_equal(captions, np.full((2, 3, 1), END))
 
 
 def test_the_same_random_numbers_draw_the_same_captions_and_others_draw_others(drawn):
-    captions, drawer, features = drawn
-    again = drawer.draw(features, np.random.default_rng(3))
+    captions, sampler, features = drawn
+    again = sampler.draw(features, np.random.default_rng(3))
     np.testing.assert_array_equal(again, captions)
-    others = drawer.draw(features, np.random.default_rng(4))
+    others = sampler.draw(features, np.random.default_rng(4))
     assert others.shape != captions.shape or (others != captions).any()
 
 
@@ -143,7 +143,7 @@ def test_a_step_follows_the_gradient_of_the_captions_log_probabilities_times_the
     logits = model([features, np.concatenate([starts, prefixes], axis=-1)], training=False)
     chances = ops.convert_to_numpy(ops.softmax(logits))
 
-    model.compile(keras.optimizers.SGD(learning_rate), WeighedTokenLoss())
+    model.compile(keras.optimizers.SGD(learning_rate), WeightedTokenLoss())
     _step(model, features, drawn, advantage)
 
     gradient = np.zeros(7)
@@ -169,7 +169,7 @@ def test_a_step_makes_the_better_caption_more_probable_and_the_worse_one_less(de
         return better[[0, 1, 2], [4, 5, END]].sum(), worse[[0, 1], [6, END]].sum()
 
     before = log_probability()
-    model.compile(keras.optimizers.SGD(0.01), WeighedTokenLoss())
+    model.compile(keras.optimizers.SGD(0.01), WeightedTokenLoss())
     _step(model, features, drawn, advantages(np.array([[3.0, 1.0]])))
     after = log_probability()
     assert after[0] > before[0]
@@ -191,7 +191,7 @@ def refined(first, folder, stage=STAGE, **options) -> Training:
     """A second stage in a folder of its own."""
     elsewhere = replace(first, folder=Path(folder) / first.folder.name)
     arguments = (RECIPE, stage, "merge", VOCABULARY, TRAINING, DEV)
-    return refine(elsewhere, *arguments, seed=5, **options)
+    return train_self_critical(elsewhere, *arguments, seed=5, **options)
 
 
 @pytest.fixture(scope="module")
@@ -202,7 +202,9 @@ def straight(first, tmp_path_factory):
 
 def mean_reward(model):
     """Of new captions of the dev photographs, which the second stage hasn't seen."""
-    captions = Drawer(model, 40, STAGE.max_tokens).draw(DEV.features, np.random.default_rng(9))
+    captions = CaptionSampler(model, 40, STAGE.max_tokens).draw(
+        DEV.features, np.random.default_rng(9)
+    )
     reward = CaptionReward(DEV.references, VOCABULARY)
     return np.mean(
         [

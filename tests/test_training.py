@@ -18,7 +18,7 @@ from utils.captions import PAD, Vocabulary
 from utils.machinery.errors import FolderInUseError
 from utils.settings import PROJECT
 from utils.training import (
-    PUBLISHED,
+    ORIGINAL,
     CaptionLoss,
     Recipe,
     TokenCrossEntropy,
@@ -298,7 +298,7 @@ def test_the_jax_backend_gives_the_same_losses_and_captions():
 @pytest.mark.parametrize("dataset", ["sample", "flickr8k"])
 def test_the_steps_lead_from_the_published_recipe_to_ours_by_one_change_each(dataset):
     texts, recipes = zip(*recipe_steps(dataset, epochs=3), strict=True)
-    assert replace(recipes[0], name="published", epochs=PUBLISHED.epochs) == PUBLISHED
+    assert replace(recipes[0], name="original", epochs=ORIGINAL.epochs) == ORIGINAL
     ours = our_recipe(dataset)
     assert replace(recipes[-1], name=ours.name, epochs=ours.epochs) == ours
     assert {recipe.epochs for recipe in recipes} == {3}

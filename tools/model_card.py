@@ -80,7 +80,11 @@ def card_text(folder: Path, card: dict, metrics: dict, settings: Settings) -> st
         recipe="our recipe (notebook 04)"
         + (", with the self-critical stage" if metrics["stage"] == "second stage" else ""),
         search=f"{search.words}, length penalty {search.length_penalty}"
-        + (f", sharpness {search.sharpness}" if search.sharpness else ""),
+        + (
+            f", inverse_temperature {search.inverse_temperature}"
+            if search.inverse_temperature
+            else ""
+        ),
         **{split: f"{count:,}" for split, count in counts["photographs"].items()},
         command=f"make run model {chosen_settings}",
         decoder_hash=file_hash(folder / DECODER_FILE),

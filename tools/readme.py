@@ -16,7 +16,7 @@ from utils.machinery.files import read_json, write_text
 from utils.settings import PROJECT
 
 README = PROJECT / "README.md"
-PUBLISHED = PROJECT / "report" / "published"
+PUBLISHED = PROJECT / "report" / "original"
 LITERATURE = PROJECT / "report" / "published_results.json"
 BENCHMARK = PROJECT / "report" / "benchmark.json"
 PICTURE = PROJECT / "report" / "examples.png"
@@ -93,7 +93,7 @@ def times_text() -> str:
         for name in notebooks
     ]
     stages = {
-        "published": "one epoch, published recipe",
+        "original": "one epoch, original recipe",
         "ours": "one epoch, our recipe",
         "self_critical": "one epoch, self-critical stage",
     }
@@ -107,11 +107,11 @@ def speed_text() -> str:
     """What the benchmark compared, and how many times as fast ours was in the same run."""
     results = read_json(BENCHMARK)
     training, search, extraction = (results[name] for name in ("training", "search", "extraction"))
-    published = "published, by prefixes"
+    original = "original, by prefixes"
     rows = []
     for name, side in training.items():
         if isinstance(side, dict) and "share_of_peak" in side:
-            old, new = (training[one]["seconds_per_epoch"] for one in (published, name))
+            old, new = (training[one]["seconds_per_epoch"] for one in (original, name))
             peak = f"{side['share_of_peak']:.0%}"
             times = _duration(old), _duration(new)
             rows.append([f"an epoch: {name}", *times, f"{old / new:.1f}x", peak])
@@ -123,7 +123,7 @@ def speed_text() -> str:
     share = extraction["ours"]["rate"] / extraction["the CNN alone"]["rate"]
     head = [
         f"{results['machine']['cores']} cores, {results['settings']['encoder']}",
-        "published",
+        "original",
         "ours",
         "as fast",
         "of the peak",

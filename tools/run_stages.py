@@ -17,9 +17,9 @@ from utils.features import extract_features
 from utils.machinery.devices import is_first, start, wait
 from utils.machinery.errors import CaptionProjectError
 from utils.machinery.files import require
-from utils.self_critical import our_stage, refine
+from utils.self_critical import our_stage, train_self_critical
 from utils.settings import Settings, short_path
-from utils.training import PUBLISHED, our_recipe, train
+from utils.training import ORIGINAL, our_recipe, train
 
 
 def run_stages(settings: Settings) -> None:
@@ -44,18 +44,20 @@ def run_stages(settings: Settings) -> None:
 
     where = (settings.training_folder, settings.epochs, settings.seed)
     pooled = [
-        caption_set(captions, features, split, PUBLISHED.cleaning, kind="pooled")
+        caption_set(captions, features, split, ORIGINAL.cleaning, kind="pooled")
         for split in ("train", "dev")
     ]
-    vocabulary = Vocabulary.load(settings.published_vocabulary_file)
-    train(PUBLISHED, "merge", vocabulary, *pooled, *where)
+    vocabulary = Vocabulary.load(settings.original_vocabulary_file)
+    train(ORIGINAL, "merge", vocabulary, *pooled, *where)
 
     kind = decoder_kind(settings.decoder).features
     training = caption_set(captions, features, "train", recipe.cleaning, mirrored, kind)
     dev = caption_set(captions, features, "dev", recipe.cleaning, kind=kind)
     known = (settings.decoder, Vocabulary.load(settings.vocabulary_file), training, dev)
     first = train(recipe, *known, *where)
-    refine(first, recipe, our_stage(settings.dataset), *known, settings.epochs, settings.seed)
+    train_self_critical(
+        first, recipe, our_stage(settings.dataset), *known, settings.epochs, settings.seed
+    )
     if is_first():
         print(f"Features and trainings lie in {short_path(settings.run_folder)}.")
 

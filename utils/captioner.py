@@ -89,7 +89,7 @@ class Captioner:
         if beam not in self._searchers:
             search = self.search
             if beam is not None:  # the most probable captions
-                search = replace(search, beam=beam, sharpness=None, max_tokens=MAX_TOKENS)
+                search = replace(search, beam=beam, inverse_temperature=None, max_tokens=MAX_TOKENS)
             self._searchers[beam] = search.searcher(self.decoder, self.consensus, batch_size=32)
         return self._searchers[beam]
 
@@ -151,14 +151,16 @@ class Captioner:
                 "it was trained with, or pass weights=… to use others in their place."
             )
         consensus = None
-        if search.sharpness is not None:
+        if search.inverse_temperature is not None:
             consensus = Consensus.load(folder / CONSENSUS_FILE)
         return cls(encoder, decoder, vocabulary, search, consensus)
 
 
 def _files_of(search: SearchSettings) -> list[str]:
     """The files of a bundle beside its description."""
-    return [DECODER_FILE, VOCABULARY_FILE] + [CONSENSUS_FILE] * (search.sharpness is not None)
+    return [DECODER_FILE, VOCABULARY_FILE] + [CONSENSUS_FILE] * (
+        search.inverse_temperature is not None
+    )
 
 
 def _read_description(file: Path) -> dict:

@@ -21,9 +21,9 @@ PAD, START, END, UNKNOWN = 0, 1, 2, 3
 RESERVED = ("<pad>", "<start>", "<end>", "<unknown>")
 VOCABULARY_FORMAT = 1
 MADE_BY = "notebook 02_clean_captions"
-CAPTION_COLUMNS = ["photo", "split", "number", "caption", "tokens", "published_tokens"]
+CAPTION_COLUMNS = ["photo", "split", "number", "caption", "tokens", "original_tokens"]
 # Where the table keeps the tokens of each cleaning.
-TOKEN_COLUMNS = {"full": "tokens", "published": "published_tokens"}
+TOKEN_COLUMNS = {"full": "tokens", "original": "original_tokens"}
 
 # A word with its inner apostrophes and hyphens ("t-shirt", "don't"), or a number; and the "'s" that
 # Flickr8k sets apart, which the metrics read as a word too.
@@ -31,8 +31,8 @@ _WORD = re.compile(r"(?<!\S)'s\b|[^\W_]+(?:['’-][^\W_]+)*")
 _DROP_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
-def clean_published(caption: str) -> list[str]:
-    """Tokens as the published recipe makes them.
+def clean_original(caption: str) -> list[str]:
+    """Tokens as the original recipe makes them.
 
     Lower-cased; punctuation deleted, so "t-shirt" becomes "tshirt"; tokens of one character
     dropped, which loses the article "a"; tokens with a digit dropped.
@@ -50,7 +50,7 @@ def clean(caption: str) -> list[str]:
     return _WORD.findall(caption.lower())
 
 
-CLEANINGS: dict[str, Callable[[str], list[str]]] = {"full": clean, "published": clean_published}
+CLEANINGS: dict[str, Callable[[str], list[str]]] = {"full": clean, "original": clean_original}
 
 
 @dataclass(frozen=True)
@@ -164,13 +164,13 @@ def caption_table(dataset: "Dataset") -> pd.DataFrame:
 
     Returns:
         Columns `CAPTION_COLUMNS`, a row per caption as in `dataset.captions`; `tokens` comes from
-        `clean` and `published_tokens` from `clean_published`, each joined by single spaces.
+        `clean` and `original_tokens` from `clean_original`, each joined by single spaces.
     """
     captions = dataset.captions["caption"]
     table = dataset.captions.assign(
         split=dataset.captions["photo"].map(dataset.split_of),
         tokens=[" ".join(clean(caption)) for caption in captions],
-        published_tokens=[" ".join(clean_published(caption)) for caption in captions],
+        original_tokens=[" ".join(clean_original(caption)) for caption in captions],
     )
     return table[CAPTION_COLUMNS]
 

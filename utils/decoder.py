@@ -1,8 +1,8 @@
 """Decoders: three ways to let an LSTM say what a CNN saw, behind one interface.
 
-- `merge`: the LSTM reads words only, and the image joins behind it (the published recipe).
+- `merge`: the LSTM reads words only, and the image joins behind it (the original recipe).
 - `inject`: the image starts the LSTM, as if it were the first word.
-- `attention`: before each word the decoder looks anew at the places of the photograph.
+- `attention`: before each word the decoder looks anew at the regions of the photograph.
 
 A decoder is a functional Keras model `(features, tokens) -> logits`, trained on whole captions at
 once with the true caption as input (teacher forcing). A photograph comes with all its captions of a
@@ -121,10 +121,10 @@ class CaptionLSTM(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable("photograph_captions")
-class PlaceAttention(keras.layers.Layer):
-    """Looks at the places of a photograph, at each as much as its key fits the word to come.
+class RegionAttention(keras.layers.Layer):
+    """Looks at the regions of a photograph, at each as much as its key fits the word to come.
 
-    Scaled dot products with several heads (Vaswani et al. 2017), and beside the places a sentinel,
+    Scaled dot products with several heads (Vaswani et al. 2017), and beside the regions a sentinel,
     which is made of the words so far: what the decoder looks at when the next word needs no look at
     the photograph (Lu et al. 2017, "Knowing when to look").
 
@@ -152,14 +152,14 @@ class PlaceAttention(keras.layers.Layer):
 
         Args:
             text: the LSTM's hidden state after each word, `(n, k, length, width)`.
-            keys, values: of the places, `(n, places, units)`.
+            keys, values: of the regions, `(n, regions, units)`.
 
         Returns:
-            What was seen, `(n, k, length, units)`, and where: `(n, k, length, places)` in [0, 1],
+            What was seen, `(n, k, length, units)`, and where: `(n, k, length, regions)` in [0, 1],
             the mean of the heads. What is missing to 1 went to the sentinel.
         """
         _, captions, length, _ = ops.shape(text)
-        places = ops.shape(keys)[1]
+        regions = ops.shape(keys)[1]
         width = self.units // self.heads
 
         def heads_of(vectors, count):  # (n, count, units) -> (n, heads, count, width)
@@ -169,18 +169,18 @@ class PlaceAttention(keras.layers.Layer):
         words = captions * length
         sentinel = self.sentinel(text)
         query = heads_of(self.query(text), words) / width**0.5
-        on_places = ops.matmul(query, ops.transpose(heads_of(keys, places), (0, 1, 3, 2)))
+        on_places = ops.matmul(query, ops.transpose(heads_of(keys, regions), (0, 1, 3, 2)))
         on_sentinel = ops.sum(
             query * heads_of(self.sentinel_key(sentinel), words), axis=-1, keepdims=True
         )
         weights = ops.softmax(ops.concatenate([on_places, on_sentinel], axis=-1), axis=-1)
-        where = weights[..., :-1]  # (n, heads, words, places)
-        seen = ops.matmul(where, heads_of(values, places))
+        where = weights[..., :-1]  # (n, heads, words, regions)
+        seen = ops.matmul(where, heads_of(values, regions))
         seen = seen + weights[..., -1:] * heads_of(sentinel, words)
         seen = ops.transpose(seen, (0, 2, 1, 3))
         return (
             ops.reshape(seen, (-1, captions, length, self.units)),
-            ops.reshape(ops.mean(where, axis=1), (-1, captions, length, places)),
+            ops.reshape(ops.mean(where, axis=1), (-1, captions, length, regions)),
         )
 
     def get_config(self):
@@ -200,7 +200,7 @@ class SearchModels:
             back is a state, `(n, 1, …)` here; the rest stays as it is, `(n, …)`.
         step: `{"token": (n, beam, 1) int32, **everything of start} -> {"logits": (n, beam,
             vocabulary), **states (n, beam, …)}`; with attention also `"attention": (n, beam,
-            places)`, where the decoder looked for this word.
+            regions)`, where the decoder looked for this word.
     """
 
     start: keras.Model
@@ -219,7 +219,7 @@ def build_merge(
 ) -> keras.Model:
     """Builds the merge decoder: the image joins after the LSTM, which reads words only.
 
-    The defaults are the published recipe. After Tanti, Gatt and Camilleri (2018), "Where to put the
+    The defaults are the original recipe. After Tanti, Gatt and Camilleri (2018), "Where to put the
     image in an image caption generator". Features are standardised inside the model (see
     `standardise`), since encoders differ in scale by a factor of a million.
 
@@ -239,7 +239,7 @@ def build_merge(
     Raises:
         SettingsError: the features are not pooled.
     """
-    features, tokens = _inputs(feature_shape, "merge", places=False)
+    features, tokens = _inputs(feature_shape, "merge", regions=False)
     image = layers.Normalization(name="standardise")(features)
     image = layers.Dropout(image_dropout, name="image_dropout")(image)
     image = layers.Dense(units, activation="relu", name="image")(image)
@@ -286,7 +286,7 @@ def build_inject(
 
     After Vinyals et al. (2015), "Show and Tell". Arguments, result and error as `build_merge`.
     """
-    features, tokens = _inputs(feature_shape, "inject", places=False)
+    features, tokens = _inputs(feature_shape, "inject", regions=False)
     image = layers.Normalization(name="standardise")(features)
     image = layers.Dropout(image_dropout, name="image_dropout")(image)
     image = layers.Dense(embedding_units, name="image")(image)
@@ -330,10 +330,10 @@ def build_attention(
     tied: bool = False,
     heads: int = 8,
 ) -> keras.Model:
-    """Builds the attention decoder: before each word it looks at the places of the photograph.
+    """Builds the attention decoder: before each word it looks at the regions of the photograph.
 
     The LSTM reads each word together with a glance at the whole photograph; its state asks the
-    places, and what was seen there joins it for the next word. After Lu et al. (2017), "Knowing
+    regions, and what was seen there joins it for the next word. After Lu et al. (2017), "Knowing
     when to look", with several heads. Arguments as `build_merge`, and `heads` of the attention.
 
     Args:
@@ -342,13 +342,13 @@ def build_attention(
     Raises:
         SettingsError: the features are not spatial.
     """
-    features, tokens = _inputs(feature_shape, "attention", places=True)
+    features, tokens = _inputs(feature_shape, "attention", regions=True)
     image = layers.Normalization(name="standardise")(features)
     image = layers.Dropout(image_dropout, name="image_dropout")(image)
-    values = layers.Dense(units, activation="relu", name="places")(image)
-    values = layers.Reshape((-1, units), name="list_of_places")(values)
+    values = layers.Dense(units, activation="relu", name="regions")(image)
+    values = layers.Reshape((-1, units), name="list_of_regions")(values)
     keys = layers.Dense(units, name="keys")(values)
-    glance = layers.GlobalAveragePooling2D(name="mean_of_places")(image)
+    glance = layers.GlobalAveragePooling2D(name="mean_of_regions")(image)
     glance = layers.Dense(embedding_units, name="glance")(glance)
     glance = layers.Reshape((1, 1, embedding_units), name="glance_for_every_word")(glance)
 
@@ -356,30 +356,30 @@ def build_attention(
     words = layers.Add(name="word_and_glance")([embedding(tokens), glance])
     words = layers.Dropout(text_dropout, name="text_dropout")(words)
     text, _, _ = CaptionLSTM(units, name="lstm")(words)
-    seen, _ = PlaceAttention(units, heads, name="attention")(text, keys, values)
+    seen, _ = RegionAttention(units, heads, name="attention")(text, keys, values)
     merged = layers.Concatenate(name="text_and_seen")([text, seen])
     hidden = _hidden(merged, units, output_dropout)
     return keras.Model([features, tokens], _logits(hidden, embedding), name="attention")
 
 
 def attention_search_models(model: keras.Model) -> SearchModels:
-    """Joins an attention decoder's layers for search; places are projected once per photograph."""
+    """Joins an attention decoder's layers for search; regions are projected once per photograph."""
     layer = model.get_layer
     features = keras.Input(model.input_shape[0][1:], name="features")
     image = layer("standardise")(features)
-    values = layer("list_of_places")(layer("places")(image))
+    values = layer("list_of_regions")(layer("regions")(image))
     keys = layer("keys")(values)
-    glance = layer("glance_for_every_word")(layer("glance")(layer("mean_of_places")(image)))
+    glance = layer("glance_for_every_word")(layer("glance")(layer("mean_of_regions")(image)))
     units = layer("lstm").units
     zeros = layers.Reshape((1, units))(keras.ops.zeros_like(keys[:, 0]))
-    image = {"places": values, "keys": keys, "glance": glance}
+    image = {"regions": values, "keys": keys, "glance": glance}
     start = keras.Model(features, {**image, "lstm_hidden": zeros, "lstm_cell": zeros})
 
     token, hidden, cell = _step_inputs(units)
     image = {name: keras.Input(value.shape[1:], name=name) for name, value in image.items()}
     word = layer("word_and_glance")([layer("embedding")(token), image["glance"]])
     text, new_hidden, new_cell = layer("lstm")(word, hidden, cell)
-    seen, where = layer("attention")(text, image["keys"], image["places"])
+    seen, where = layer("attention")(text, image["keys"], image["regions"])
     logits = _logits_again(model, layer("hidden")(layer("text_and_seen")([text, seen])))
     step = keras.Model(
         {"token": token, **image, "lstm_hidden": hidden, "lstm_cell": cell},
@@ -467,11 +467,11 @@ def standardise(model: keras.Model, features: np.ndarray) -> None:
     layer.finalize_state()
 
 
-def _inputs(feature_shape: Sequence[int], decoder: str, places: bool):
-    if (len(feature_shape) == 3) != places or len(feature_shape) not in (1, 3):
+def _inputs(feature_shape: Sequence[int], decoder: str, regions: bool):
+    if (len(feature_shape) == 3) != regions or len(feature_shape) not in (1, 3):
         wanted, kind = (
             ("spatial features (g, g, d)", "spatial")
-            if places
+            if regions
             else ("pooled features (d,)", "pooled")
         )
         raise SettingsError(

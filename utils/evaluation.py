@@ -21,7 +21,7 @@ from utils.metrics import (
     tokenize,
 )
 from utils.search import (
-    SHARPNESSES,
+    INVERSE_TEMPERATURES,
     WIDE_BEAM,
     WIDE_PENALTY,
     WIDE_TOKENS,
@@ -45,11 +45,11 @@ def try_searches(
     Args:
         decoder, vocabulary, dev: what searches, and where.
         beams, length_penalties: of searches for the most probable caption.
-        consensus: tried as well, in several sharpnesses, on a wide beam; None: not.
+        consensus: tried as well, in several inverse_temperatures, on a wide beam; None: not.
 
     Returns:
-        Columns `beam`, `length_penalty`, `sharpness` (of the consensus, NaN without) and one for
-        each score, x100; best CIDEr first.
+        Columns `beam`, `length_penalty`, `inverse_temperature` (of the consensus, NaN without) and
+        one for each score, x100; best CIDEr first.
     """
     known = (vocabulary, dev.features, dev.references)
     tried = _try(_searchers(decoder, beams).values(), *known, length_penalties)
@@ -179,7 +179,7 @@ def describe_captions(
     }
 
 
-def judge(
+def evaluate_system(
     name: str,
     decoders: Sequence[keras.Model],
     vocabulary: Vocabulary,
@@ -223,12 +223,14 @@ def judge(
         wide = wide_searcher(decoders)
         tried += _try_consensus(wide, *known, consensus)
     chosen = _best_first(tried).iloc[0]
-    if np.isnan(chosen["sharpness"]):
+    if np.isnan(chosen["inverse_temperature"]):
         searcher = searchers[chosen["beam"]]
         searcher.length_penalty = float(chosen["length_penalty"])
     else:
         searcher = wide
-        searcher.rank = consensus.sharpened(float(chosen["sharpness"])).rank
+        searcher.rank = consensus.with_inverse_temperature(
+            float(chosen["inverse_temperature"])
+        ).rank
     captions = captions_of(searcher.best(read(test)), vocabulary)
     references = test[kinds[0]].references
     row = {
@@ -237,7 +239,9 @@ def judge(
         "parameters": sum(decoder.count_params() for decoder in decoders),
         "beam": searcher.beam,
         "length_penalty": searcher.length_penalty,
-        "sharpness": None if searcher.rank is None else float(chosen["sharpness"]),
+        "inverse_temperature": None
+        if searcher.rank is None
+        else float(chosen["inverse_temperature"]),
         "dev": {score: float(chosen[score]) for score in chosen.index[3:]},
         "test": _all_scores(captions, references),
         "intervals": bootstrap_intervals(captions, references, seed=seed),
@@ -308,7 +312,11 @@ def _try(
         for length_penalty in length_penalties if searcher.beam > 1 else (1.0,):
             searcher.length_penalty = length_penalty
             captions = captions_of(searcher.best(features), vocabulary)
-            row = {"beam": searcher.beam, "length_penalty": length_penalty, "sharpness": np.nan}
+            row = {
+                "beam": searcher.beam,
+                "length_penalty": length_penalty,
+                "inverse_temperature": np.nan,
+            }
             rows.append({**row, **score_captions(captions, references)})
     return rows
 
@@ -316,14 +324,14 @@ def _try(
 def _try_consensus(
     searcher: Searcher, vocabulary, features, references, consensus: Consensus
 ) -> list[dict]:
-    """Scores the consensus in every sharpness; the hypotheses are searched for once."""
+    """Scores the consensus in every inverse_temperature; the hypotheses are searched for once."""
     found = searcher.search(features)
     rows = []
-    for sharpness in SHARPNESSES:
-        rank = consensus.sharpened(sharpness).rank
+    for inverse_temperature in INVERSE_TEMPERATURES:
+        rank = consensus.with_inverse_temperature(inverse_temperature).rank
         captions = captions_of([rank(hypotheses)[0] for hypotheses in found], vocabulary)
         row = {"beam": searcher.beam, "length_penalty": searcher.length_penalty}
-        row["sharpness"] = sharpness
+        row["inverse_temperature"] = inverse_temperature
         rows.append({**row, **score_captions(captions, references)})
     return rows
 

@@ -116,7 +116,7 @@ def _png(figure: Figure) -> bytes:
 # Okabe and Ito's palette, which colour-blind readers can tell apart.
 BLUE, RED, GREEN, ORANGE = "#0072b2", "#d55e00", "#009e73", "#e69f00"
 BARS = {"color": "#a6cbe3", "edgecolor": BLUE, "linewidth": 0.8}
-RECIPES = {"published": (RED, "s"), "ours": (BLUE, "o")}  # colour and marker
+RECIPES = {"original": (RED, "s"), "ours": (BLUE, "o")}  # colour and marker
 OTHER_RECIPE = (GREEN, "^")
 FIRST_STAGE = {"color": "black", "linestyle": "--", "linewidth": 1.2}
 _OFFSET = {"textcoords": "offset points"}
@@ -263,11 +263,14 @@ def search_on_dev(ax: Axes, rows: Sequence[Mapping[str, float]]) -> Axes:
     """Draws dev CIDEr against the length penalty, a line for each beam, and rings the best beam.
 
     Args:
-        rows: dictionaries with `beam`, `length_penalty`, `sharpness` (NaN but for a consensus, the
-            best of which is drawn as a line) and `CIDEr` (x100).
+        rows: dictionaries with `beam`, `length_penalty`, `inverse_temperature` (NaN but for a
+            consensus, the best of which is drawn as a line) and `CIDEr` (x100).
     """
     table = pd.DataFrame(rows).sort_values(["beam", "length_penalty"])
-    consensus, table = table[table["sharpness"].notna()], table[table["sharpness"].isna()]
+    consensus, table = (
+        table[table["inverse_temperature"].notna()],
+        table[table["inverse_temperature"].isna()],
+    )
     if len(consensus):
         best = consensus.loc[consensus["CIDEr"].idxmax()]
         label = f"consensus of {best['beam']:.0f}"

@@ -39,7 +39,7 @@ def open_photograph(source: Source) -> Image.Image:
 def load_pixels(source: Source, image_size: int) -> np.ndarray:
     """Reads a photograph and squeezes it to the square that a CNN expects.
 
-    The whole photograph is kept and its proportions are not, as in the published recipe. Resampling
+    The whole photograph is kept and its proportions are not, as in the original recipe. Resampling
     is bilinear and antialiased.
 
     Args:

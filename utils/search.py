@@ -276,14 +276,14 @@ class Consensus:
         frequencies: in how many photographs' captions an n-gram of tokens occurs, for those in two
             or more.
         photographs: of how many.
-        sharpness: exponent of the hypotheses' probabilities: 0 lets all count the same, 1 as much
-            as they are probable.
+        inverse_temperature: exponent of the hypotheses' probabilities: 0 lets all count the same,
+            1 as much as they are probable.
     """
 
-    def __init__(self, frequencies: dict, photographs: int, sharpness: float = 0.2):
+    def __init__(self, frequencies: dict, photographs: int, inverse_temperature: float = 0.2):
         self.frequencies = frequencies
         self.photographs = photographs
-        self.sharpness = sharpness
+        self.inverse_temperature = inverse_temperature
 
     @classmethod
     def of(cls, captions: Iterable[Sequence[Sequence[str]]], vocabulary: Vocabulary) -> "Consensus":
@@ -296,16 +296,16 @@ class Consensus:
         frequencies = {ngram: count for ngram, count in counted.items() if count > 1}
         return cls(frequencies, photographs)
 
-    def sharpened(self, sharpness: float) -> "Consensus":
-        """The same counts with another sharpness."""
-        return Consensus(self.frequencies, self.photographs, sharpness)
+    def with_inverse_temperature(self, inverse_temperature: float) -> "Consensus":
+        """The same counts with another inverse_temperature."""
+        return Consensus(self.frequencies, self.photographs, inverse_temperature)
 
     def rank(self, hypotheses: Sequence[Hypothesis]) -> list[Hypothesis]:
         """Orders the hypotheses of a photograph, the one that the others agree with most first."""
         if len(hypotheses) < 3:  # two agree with each other as much
             return list(hypotheses)
         totals = np.array([hypothesis.log_probability for hypothesis in hypotheses])
-        weights = np.exp(self.sharpness * (totals - totals.max()))
+        weights = np.exp(self.inverse_temperature * (totals - totals.max()))
         agreement = self._similarities([hypothesis.numbers for hypothesis in hypotheses]) @ (
             weights / weights.sum()
         )
@@ -335,7 +335,8 @@ class Consensus:
         return 10 / MAX_ORDER * result * np.exp(-(gap**2) / (2 * Cider.SIGMA**2))
 
     def save(self, file: Path) -> None:
-        """Writes what was counted as plain arrays, atomically; the sharpness is a setting."""
+        """Writes what was counted as plain arrays, atomically; the inverse temperature is a
+        setting."""
         ngrams = np.full((len(self.frequencies), MAX_ORDER), _ABSENT, "int32")
         for row, ngram in enumerate(self.frequencies):
             ngrams[row, : len(ngram)] = ngram
@@ -346,7 +347,7 @@ class Consensus:
             )
 
     @classmethod
-    def load(cls, file: Path, sharpness: float = 0.2) -> "Consensus":
+    def load(cls, file: Path, inverse_temperature: float = 0.2) -> "Consensus":
         """Reads what `save` wrote."""
         with np.load(require(file, "notebook 05_evaluate_captions"), allow_pickle=False) as kept:
             frequencies = {
@@ -355,7 +356,7 @@ class Consensus:
                     kept["ngrams"].tolist(), kept["counts"].tolist(), strict=True
                 )
             }
-            return cls(frequencies, int(kept["photographs"]), sharpness)
+            return cls(frequencies, int(kept["photographs"]), inverse_temperature)
 
 
 # How search is set
@@ -366,7 +367,7 @@ class Consensus:
 WIDE_BEAM, WIDE_PENALTY, WIDE_TOKENS = 20, 0.7, 20
 
 
-SHARPNESSES = (0.1, 0.2, 0.3)
+INVERSE_TEMPERATURES = (0.1, 0.2, 0.3)
 
 
 @dataclass(frozen=True)
@@ -376,26 +377,37 @@ class SearchSettings:
     beam: int = 3
     length_penalty: float = 1.0
     max_tokens: int = MAX_TOKENS
-    sharpness: float | None = None  # of the consensus; None takes the most probable caption
+    inverse_temperature: float | None = (
+        None  # of the consensus; None takes the most probable caption
+    )
 
     @classmethod
     def from_row(cls, row: Mapping[str, float | None]) -> "SearchSettings":
         """Takes a row of `try_searches` or `judge` in `utils.evaluation`."""
-        beam, penalty, sharpness = int(row["beam"]), row["length_penalty"], row["sharpness"]
-        if sharpness is None or np.isnan(sharpness):
+        beam, penalty, inverse_temperature = (
+            int(row["beam"]),
+            row["length_penalty"],
+            row["inverse_temperature"],
+        )
+        if inverse_temperature is None or np.isnan(inverse_temperature):
             return cls(beam, float(penalty))
-        return cls(beam, float(penalty), WIDE_TOKENS, float(sharpness))
+        return cls(beam, float(penalty), WIDE_TOKENS, float(inverse_temperature))
 
     @property
     def words(self) -> str:
         """Says it in a word or two, for tables."""
-        if self.sharpness is not None:
+        if self.inverse_temperature is not None:
             return f"consensus of {self.beam}"
         return "greedy" if self.beam == 1 else f"beam {self.beam}"
 
     def searcher(
         self, decoder: keras.Model, consensus: Consensus | None = None, batch_size: int = 128
     ) -> Searcher:
-        """Makes a searcher of these settings; `consensus` is needed if they have a sharpness."""
-        rank = None if self.sharpness is None else consensus.sharpened(self.sharpness).rank
+        """Makes a searcher of these settings; `consensus` is needed if they have an inverse
+        temperature."""
+        rank = (
+            None
+            if self.inverse_temperature is None
+            else consensus.with_inverse_temperature(self.inverse_temperature).rank
+        )
         return Searcher(decoder, self.beam, self.length_penalty, self.max_tokens, batch_size, rank)

@@ -92,7 +92,7 @@ class CaptionReward:
         return self._cider.score(words, photo)
 
 
-class DrawStep(keras.Model):
+class SampleStep(keras.Model):
     """One step of drawing: the next word of every caption, at random by its probability."""
 
     def __init__(self, step: keras.Model, **kwargs):
@@ -117,7 +117,7 @@ class DrawStep(keras.Model):
         return {"token": token, **outputs}
 
 
-class Drawer:
+class CaptionSampler:
     """Draws captions from a decoder; keeps its compiled step.
 
     Args:
@@ -130,7 +130,7 @@ class Drawer:
         models = search_models(model)
         self._start = models.start
         self._states = set(models.step.output) - {"logits", "attention"}
-        self._step = DrawStep(models.step)
+        self._step = SampleStep(models.step)
         self._samples = samples
         self._max_tokens = max_tokens
 
@@ -155,10 +155,10 @@ class Drawer:
 
 
 @keras.saving.register_keras_serializable("photograph_captions")
-class WeighedTokenLoss(keras.losses.Loss):
+class WeightedTokenLoss(keras.losses.Loss):
     """Cross-entropy of every token, times its weight, summed: `sample_weight` is the advantage."""
 
-    def __init__(self, name: str = "weighed_token_loss", **kwargs):
+    def __init__(self, name: str = "weighted_token_loss", **kwargs):
         kwargs.pop("reduction", None)
         super().__init__(name=name, reduction="sum", **kwargs)
 
@@ -175,7 +175,7 @@ def advantages(rewards: np.ndarray) -> np.ndarray:
 
 
 @spread()
-def refine(
+def train_self_critical(
     first: Training,
     recipe: Recipe,
     stage: SelfCritical,
@@ -228,7 +228,7 @@ def refine(
                 clipnorm=recipe.clip_norm,
             )
             optimizer.build(model.trainable_variables)
-            model.compile(optimizer, WeighedTokenLoss())
+            model.compile(optimizer, WeightedTokenLoss())
             if len(history):
                 model.load_weights(weights_file(folder, len(history)))
             journal = Journal(
@@ -250,7 +250,7 @@ def refine(
     return Training(model, history, best_epoch, folder)
 
 
-def summarise_stage(training: Training, first: Training) -> dict:
+def summarise_self_critical(training: Training, first: Training) -> dict:
     """Counts and best values of a second stage, as `training.json` and the report show them."""
     history = training.history
     return {
@@ -266,7 +266,7 @@ def summarise_stage(training: Training, first: Training) -> dict:
 
 def _fit(model, journal, stage: SelfCritical, vocabulary, training: CaptionSet, seed: int) -> None:
     reward = CaptionReward(training.references, vocabulary)
-    drawer = Drawer(model, stage.samples, stage.max_tokens)
+    sampler = CaptionSampler(model, stage.samples, stage.max_tokens)
     journal.set_model(model)
     journal.set_params({"epochs": stage.epochs})
     journal.on_train_begin()
@@ -280,7 +280,7 @@ def _fit(model, journal, stage: SelfCritical, vocabulary, training: CaptionSet, 
             if training.mirrored is not None:
                 swapped = random.random(len(photos)) < 0.5
                 features[swapped] = training.mirrored[photos[swapped]]
-            drawn = drawer.draw(features, random)
+            drawn = sampler.draw(features, random)
             scores = np.array(
                 [
                     [reward(photo, numbers[numbers != PAD]) for numbers in captions]

@@ -24,7 +24,7 @@ class Settings:
     encoder: str = "xception"  # ENCODER: the CNN, a key of utils.encoder.ENCODERS
     weights: str = "imagenet"  # WEIGHTS: "imagenet", "none" (untrained) or a local weights file
     decoder: str = "merge"  # DECODER: a key of utils.decoder.DECODERS
-    epochs: int = 20  # EPOCHS: as the published recipe
+    epochs: int = 20  # EPOCHS: as the original recipe
     seed: int = 42  # SEED: of everything that is drawn at random
     limit: int | None = None  # LIMIT: keep so many photographs only, to try things out
     runs: Path = field(default=PROJECT / "data" / "runs")  # RUNS: where run folders are made
@@ -118,8 +118,8 @@ class Settings:
         return self.run_folder / "vocabulary.json"
 
     @property
-    def published_vocabulary_file(self) -> Path:
-        return self.run_folder / "vocabulary_published.json"
+    def original_vocabulary_file(self) -> Path:
+        return self.run_folder / "vocabulary_original.json"
 
     @property
     def features_folder(self) -> Path:

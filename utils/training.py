@@ -70,7 +70,7 @@ class Recipe:
     by_photo: bool = False
 
 
-PUBLISHED = Recipe("published", cleaning="published", min_count=1)
+ORIGINAL = Recipe("original", cleaning="original", min_count=1)
 OURS = Recipe(
     "ours",
     cleaning="full",
@@ -109,7 +109,7 @@ def our_recipe(dataset: str, decoder: str = "merge") -> Recipe:
 
 
 def recipe_steps(dataset: str, epochs: int = 2) -> list[tuple[str, Recipe]]:
-    """Lists the steps from the published recipe to ours, each with all steps before it.
+    """Lists the steps from the original recipe to ours, each with all steps before it.
 
     All are short trainings of the merge decoder, since each further epoch costs every step about a
     minute on Flickr8k; what keeps a decoder from learning by heart pays late, and shows little.
@@ -121,7 +121,7 @@ def recipe_steps(dataset: str, epochs: int = 2) -> list[tuple[str, Recipe]]:
     options = ours.decoder_options
     sizes = {name: options[name] for name in ("units", "embedding_units") if name in options}
     changes = [
-        ("the published recipe", {}),
+        ("the original recipe", {}),
         ("articles and digits kept", {"cleaning": ours.cleaning}),
         (f"words seen fewer than {ours.min_count} times unknown", {"min_count": ours.min_count}),
         (
@@ -139,7 +139,7 @@ def recipe_steps(dataset: str, epochs: int = 2) -> list[tuple[str, Recipe]]:
         ("embedding and logits share weights", {"decoder_options": options}),
         ("mirrored photographs", {"mirrored": ours.mirrored}),
     ]
-    steps, recipe = [], replace(PUBLISHED, epochs=epochs)
+    steps, recipe = [], replace(ORIGINAL, epochs=epochs)
     for number, (text, change) in enumerate(changes):
         before, recipe = recipe, replace(recipe, name=f"step_{number}", **change)
         if number == 0 or replace(before, name=recipe.name) != recipe:
