@@ -11,7 +11,7 @@ import pytest
 
 from utils.machinery import lock
 from utils.machinery.errors import FolderInUseError
-from utils.machinery.lock import LOCK_FILE, only_one_in
+from utils.machinery.lock import NOTE_FILE, only_one_in
 from utils.settings import PROJECT
 
 # What another process runs: it goes into the folder, says so and stays until its input ends.
@@ -73,7 +73,7 @@ def test_the_lock_of_a_killed_process_keeps_nobody_out(tmp_path):
     with Holder(tmp_path) as other:
         other.send_signal(signal.SIGKILL)
         other.wait()
-        assert str(other.pid) in (tmp_path / LOCK_FILE).read_text()  # its note is still there
+        assert str(other.pid) in (tmp_path / NOTE_FILE).read_text()  # its note is still there
         assert enter(tmp_path)
 
 
@@ -87,7 +87,7 @@ def test_who_is_about_to_leave_is_waited_for(tmp_path, monkeypatch):
 
 def test_a_note_from_elsewhere_or_torn_keeps_nobody_out(tmp_path):
     for note in ('{"pid": 1, "host": "another machine"}', '{"pi', ""):
-        (tmp_path / LOCK_FILE).write_text(note)
+        (tmp_path / NOTE_FILE).write_text(note)
         assert enter(tmp_path)
 
 
@@ -100,15 +100,14 @@ def test_the_same_process_comes_in_again_also_after_an_error(tmp_path):
 
 def test_another_holder_is_named_even_without_a_note(tmp_path):
     with Holder(tmp_path):
-        (tmp_path / LOCK_FILE).write_text("")
+        (tmp_path / NOTE_FILE).write_text("")
         with pytest.raises(FolderInUseError, match="another process is at work"):
             enter(tmp_path)
 
 
-@pytest.mark.skipif(lock.fcntl is None, reason="Windows locks in another way")
 def test_a_file_system_without_locks_keeps_nobody_out(tmp_path, monkeypatch):
-    def refuse(*_):
+    def refuse(*_, **__):
         raise OSError(errno.ENOTSUP, "not supported")
 
-    monkeypatch.setattr(lock.fcntl, "flock", refuse)
+    monkeypatch.setattr(lock.FileLock, "acquire", refuse)
     assert enter(tmp_path)

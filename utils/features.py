@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from utils.machinery.devices import agree, is_first, keep_memory, processes, wait
 from utils.machinery.errors import DatasetError, EncoderError, PhotographError, StaleArtefactError
-from utils.machinery.files import content_hash, full_disk_said, require
+from utils.machinery.files import content_hash, full_disk_reported, require
 from utils.machinery.lock import only_one_in
 from utils.machinery.manifests import DTYPES, MADE_BY, FeatureFiles, Progress
 from utils.photographs import load_pixels
@@ -166,7 +166,7 @@ def extract_features(
         files.refuse_stale(made_from)
         return load_features(folder, kind, encoder.name, mirrored)
 
-    with only_one_in(folder, f"extracting {kind} features"), full_disk_said(files.partial):
+    with only_one_in(folder, f"extracting {kind} features"), full_disk_reported(files.partial):
         process, count = processes()
         bounds = _bounds(len(photos), batch_size, count)
         parts = [files.part(*part) for part in bounds] if count > 1 else [files]

@@ -1,18 +1,31 @@
 """What a run is made of: data set, encoder, decoder, epochs, seed, and where its files lie.
 
-One frozen `Settings` is read from the environment at the top of every notebook. All paths of the
-project are spelt here and nowhere else.
+One frozen `Settings` is read from the environment at the top of every notebook and handed on;
+nothing else reads the environment. All paths of the project are defined here and nowhere else.
 """
 
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 
 from utils.machinery.errors import SettingsError
 
 PROJECT = Path(__file__).resolve().parents[1]
-DATASETS = ("sample", "flickr8k")
+# Names only, so that settings can be checked without importing Keras.
+DATASETS = ("sample", "flickr8k", "folder")
+ENCODERS = ("xception", "mobilenet_v2", "vgg16", "resnet50", "inception_v3", "efficientnet_v2_b0")
+DECODERS = ("merge", "inject", "attention")
+BACKENDS = ("tensorflow", "jax", "torch")
+
+
+def _in_run(name: str) -> property:
+    return property(lambda settings: settings.run_folder / name)
+
+
+def _in_prepared(name: str) -> property:
+    return property(lambda settings: settings.prepared_folder / name)
 
 
 @dataclass(frozen=True)
@@ -21,9 +34,9 @@ class Settings:
 
     dataset: str = "sample"  # DATASET: drawn here in seconds, so nobody needs a download to start
     data: Path | None = None  # DATA: folder with an existing copy of the data set
-    encoder: str = "xception"  # ENCODER: the CNN, a key of utils.encoder.ENCODERS
+    encoder: str = "xception"  # ENCODER: the CNN, one of ENCODERS
     weights: str = "imagenet"  # WEIGHTS: "imagenet", "none" (untrained) or a local weights file
-    decoder: str = "merge"  # DECODER: a key of utils.decoder.DECODERS
+    decoder: str = "merge"  # DECODER: one of DECODERS
     epochs: int = 20  # EPOCHS: as the original recipe
     seed: int = 42  # SEED: of everything that is drawn at random
     limit: int | None = None  # LIMIT: keep so many photographs only, to try things out
@@ -35,17 +48,20 @@ class Settings:
     address: str = ""  # ADDRESS: host:port of process 0, for the others to find it
 
     def __post_init__(self):
-        if self.dataset not in DATASETS:
-            raise SettingsError(
-                f"DATASET is {self.dataset!r}; expected one of {', '.join(DATASETS)}."
-            )
-        if self.epochs < 1:
-            raise SettingsError(f"EPOCHS is {self.epochs}; expected 1 or more (20 as published).")
+        for name, known in (("dataset", DATASETS), ("encoder", ENCODERS), ("decoder", DECODERS)):
+            _require_known(name.upper(), getattr(self, name), known)
+        for name, least, most in (("epochs", 1, 10_000), ("seed", 0, 2**32 - 1)):
+            if not least <= (value := getattr(self, name)) <= most:
+                raise SettingsError(
+                    f"{name.upper()} is {value}; expected a number from {least} to {most}."
+                )
         if self.limit is not None and self.limit < 12:
             raise SettingsError(
                 f"LIMIT is {self.limit}; expected 12 photographs or more, so that every split "
                 "keeps some, or nothing for all of them."
             )
+        if self.dataset == "folder" and self.data is None:
+            raise SettingsError("DATASET is 'folder'; expected DATA too, the path of that folder.")
         if self.processes < 1 or not 0 <= self.process < self.processes:
             raise SettingsError(
                 f"PROCESS is {self.process} and PROCESSES {self.processes}; expected 1 or more "
@@ -69,129 +85,95 @@ class Settings:
         Relative paths count from the project's folder, wherever the notebook's kernel was started.
 
         Raises:
-            SettingsError: a value is not of its kind; the message names the variable.
+            SettingsError: a value is not of its kind, a file or folder can't be used, or
+                KERAS_BACKEND is not installed; the message names the variable.
         """
         environ = os.environ if environ is None else environ
-        convert = {
-            "data": _project_path,
-            "weights": _weights,
-            "runs": _project_path,
-            "epochs": _whole_number,
-            "seed": _whole_number,
-            "limit": _whole_number,
-            "devices": _whole_number,
-            "processes": _whole_number,
-            "process": _whole_number,
-        }
         chosen = {}
-        for name in cls.__dataclass_fields__:
-            text = environ.get(name.upper(), "").strip()
-            if text:
-                chosen[name] = convert.get(name, _name)(name.upper(), text)
-        return cls(**chosen)
+        for name, setting in cls.__dataclass_fields__.items():
+            if text := environ.get(name.upper(), "").strip():
+                if name in ("data", "runs"):
+                    chosen[name] = _project_path(name.upper(), text)
+                elif setting.type in (int, int | None):
+                    chosen[name] = _whole_number(name.upper(), text)
+                elif name != "weights":
+                    chosen[name] = text.lower()
+        settings = cls(**chosen, weights=weights_from_environment(environ))
+        existing = next(path for path in (settings.runs, *settings.runs.parents) if path.exists())
+        if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+            raise SettingsError(
+                f"RUNS is {settings.runs}, and {existing} is not a folder that can be written "
+                "into. Set RUNS to a folder of yours."
+            )
+        backend = environ.get("KERAS_BACKEND", "").strip() or BACKENDS[0]
+        _require_known("KERAS_BACKEND", backend, BACKENDS)
+        if find_spec(backend) is None:
+            raise SettingsError(f"KERAS_BACKEND is {backend!r}, and no such package is installed.")
+        return settings
 
     @property
     def dataset_folder(self) -> Path:
         return self.data or PROJECT / "data" / self.dataset
 
+    # What depends on data set and encoder only: every run with them shares it.
+
+    @property
+    def prepared_folder(self) -> Path:
+        return self.runs / f"{self.dataset}-{self.encoder}{_part('limit', self.limit, None)}"
+
+    dataset_summary_file = _in_prepared("dataset.json")
+    captions_file = _in_prepared("captions.csv")
+    vocabulary_file = _in_prepared("vocabulary.json")
+    original_vocabulary_file = _in_prepared("vocabulary_original.json")
+    features_folder = _in_prepared("features")
+
     # Files of this run, in the order in which the notebooks make them.
 
     @property
     def run_name(self) -> str:
-        name = f"{self.dataset}-{self.encoder}-{self.decoder}"
-        return name if self.limit is None else f"{name}-limit{self.limit}"
+        """Names everything that the results depend on, so no run overwrites another."""
+        choices = f"{self.dataset}-{self.encoder}-{self.decoder}"
+        limit = _part("limit", self.limit, None)
+        return f"{choices}{limit}{_part('epochs', self.epochs, 20)}{_part('seed', self.seed, 42)}"
 
     @property
     def run_folder(self) -> Path:
         return self.runs / self.run_name
 
-    @property
-    def dataset_summary_file(self) -> Path:
-        return self.run_folder / "dataset.json"
+    training_folder = _in_run("training")
+    decoder_file = _in_run("decoder.npz")
+    original_decoder_file = _in_run("decoder_original.npz")
+    first_stage_decoder_file = _in_run("decoder_first_stage.npz")
+    second_stage_decoder_file = _in_run("decoder_second_stage.npz")
+    training_file = _in_run("training.json")
+    history_file = _in_run("history.csv")
+    predictions_file = _in_run("predictions.csv")
+    metrics_file = _in_run("metrics.json")
+    consensus_file = _in_run("consensus.npz")
+    comparison_file = _in_run("comparison.json")
+    figures_folder = _in_run("figures")
+    notebooks_folder = _in_run("notebooks")
+    completed_file = _in_run("notebooks/completed.json")
+    timings_file = _in_run("timings.json")
+    report_file = _in_run("report.pdf")
 
-    @property
-    def captions_file(self) -> Path:
-        return self.run_folder / "captions.csv"
 
-    @property
-    def vocabulary_file(self) -> Path:
-        return self.run_folder / "vocabulary.json"
+def weights_from_environment(environ: Mapping[str, str] | None = None) -> str:
+    """Reads WEIGHTS alone: "imagenet", "none" or the path of an existing file.
 
-    @property
-    def original_vocabulary_file(self) -> Path:
-        return self.run_folder / "vocabulary_original.json"
-
-    @property
-    def features_folder(self) -> Path:
-        return self.run_folder / "features"
-
-    @property
-    def training_folder(self) -> Path:
-        return self.run_folder / "training"
-
-    @property
-    def decoder_file(self) -> Path:
-        return self.run_folder / "decoder.npz"
-
-    @property
-    def original_decoder_file(self) -> Path:
-        return self.run_folder / "decoder_original.npz"
-
-    @property
-    def first_stage_decoder_file(self) -> Path:
-        return self.run_folder / "decoder_first_stage.npz"
-
-    @property
-    def second_stage_decoder_file(self) -> Path:
-        return self.run_folder / "decoder_second_stage.npz"
-
-    @property
-    def training_file(self) -> Path:
-        return self.run_folder / "training.json"
-
-    @property
-    def history_file(self) -> Path:
-        return self.run_folder / "history.csv"
-
-    @property
-    def captioner_file(self) -> Path:
-        return self.run_folder / "captioner.json"
-
-    @property
-    def predictions_file(self) -> Path:
-        return self.run_folder / "predictions.csv"
-
-    @property
-    def metrics_file(self) -> Path:
-        return self.run_folder / "metrics.json"
-
-    @property
-    def consensus_file(self) -> Path:
-        return self.run_folder / "consensus.npz"
-
-    @property
-    def comparison_file(self) -> Path:
-        return self.run_folder / "comparison.json"
-
-    @property
-    def figures_folder(self) -> Path:
-        return self.run_folder / "figures"
-
-    @property
-    def notebooks_folder(self) -> Path:
-        return self.run_folder / "notebooks"
-
-    @property
-    def completed_file(self) -> Path:
-        return self.notebooks_folder / "completed.json"
-
-    @property
-    def timings_file(self) -> Path:
-        return self.run_folder / "timings.json"
-
-    @property
-    def report_file(self) -> Path:
-        return self.run_folder / "report.pdf"
+    Raises:
+        SettingsError: it is none of them.
+    """
+    text = (os.environ if environ is None else environ).get("WEIGHTS", "").strip()
+    if text.lower() in ("", "imagenet", "none"):
+        return text.lower() or Settings.weights
+    path = _project_path("WEIGHTS", text)
+    if not path.is_file():
+        raise SettingsError(
+            f"WEIGHTS is {text!r}, and {path} is not a file. Expected imagenet, none, or the path "
+            "of a weights file."
+        )
+    return str(path)
 
 
 def short_path(path: Path) -> Path:
@@ -199,20 +181,24 @@ def short_path(path: Path) -> Path:
     return path.relative_to(PROJECT) if path.is_relative_to(PROJECT) else path
 
 
-def _name(variable: str, text: str) -> str:
-    return text.lower()
+def _part(name: str, value: int | None, default: int | None) -> str:
+    return "" if value == default else f"-{name}{value}"
+
+
+def _require_known(variable: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise SettingsError(f"{variable} is {value!r}; expected one of {', '.join(known)}.")
 
 
 def _whole_number(variable: str, text: str) -> int:
     try:
         return int(text)
     except ValueError:
-        raise SettingsError(f"{variable} is {text!r}; expected a whole number.") from None
+        raise SettingsError(f"{variable} is {text[:40]!r}; expected a whole number.") from None
 
 
 def _project_path(variable: str, text: str) -> Path:
-    return PROJECT / Path(text).expanduser()
-
-
-def _weights(variable: str, text: str) -> str:
-    return text.lower() if text.lower() in ("imagenet", "none") else str(_project_path("", text))
+    try:
+        return PROJECT / Path(text).expanduser()
+    except RuntimeError as error:  # ~somebody who has no home
+        raise SettingsError(f"{variable} is {text!r}; expected a path ({error}).") from None

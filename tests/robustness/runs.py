@@ -10,7 +10,7 @@ from tests.robustness import row
 from tests.test_lock import Holder
 from utils.machinery import lock
 from utils.machinery.errors import CaptionProjectError
-from utils.machinery.files import atomic_path, full_disk_said
+from utils.machinery.files import atomic_path, full_disk_reported
 from utils.machinery.lock import LOCK_FILE, only_one_in
 
 
@@ -63,7 +63,7 @@ def _(folder: Path) -> str:
 @row("Full disk", "the disk fills up while features are written")
 def _(folder: Path) -> str:
     try:
-        with full_disk_said(folder / "spatial.npy"):
+        with full_disk_reported(folder / "spatial.npy"):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     except CaptionProjectError as error:
         return "refused: " + without_bytes(error)

@@ -1,7 +1,7 @@
 """Errors that say what was found, what was expected and what to do about it.
 
-Everything the package refuses on purpose is a `CaptionProjectError`, so a notebook or a program
-can catch the one class; each kind also derives from the built-in exception a reader would expect.
+Everything the package refuses on purpose is a `CaptionProjectError`; each kind also derives from
+the built-in exception that a reader would expect.
 """
 
 
@@ -18,15 +18,19 @@ class DatasetError(CaptionProjectError, ValueError):
 
 
 class DownloadError(CaptionProjectError, OSError):
-    """A download or an archive could not be had, or could not be trusted."""
+    """A download or an archive could not be fetched, or could not be trusted."""
 
 
 class PhotographError(CaptionProjectError, ValueError):
-    """A photograph can't be read as a picture."""
+    """A photograph is not a picture that can be read, and will not be one at the next attempt."""
+
+
+class UnreadablePhotographError(PhotographError):
+    """A photograph could not be read now (permission, disk, memory); it may well be whole."""
 
 
 class EncoderError(CaptionProjectError, ValueError):
-    """An encoder is unknown, or its weights can't be had."""
+    """An encoder is unknown, or its weights are missing or don't fit."""
 
 
 class MissingStageError(CaptionProjectError, FileNotFoundError):
@@ -34,7 +38,7 @@ class MissingStageError(CaptionProjectError, FileNotFoundError):
 
 
 class StaleArtefactError(CaptionProjectError, ValueError):
-    """A file on disk was made from something other than what is asked for now."""
+    """A file on disk is damaged, or was made from something other than what is asked for now."""
 
 
 class NotebookError(CaptionProjectError, RuntimeError):

@@ -1,25 +1,34 @@
-"""Files that are either whole or not there, and that say what they were made from."""
+"""Files that are whole or not there, are checked when read, and are known by their hashes."""
 
 import errno
 import hashlib
+import io
 import json
+import math
 import os
 import shutil
+import stat
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from utils.machinery.errors import DiskFullError, MissingStageError, StaleArtefactError
 from utils.settings import short_path
 
+RECORD_FILE = "stages.json"  # in a folder: the hash of each file that a notebook handed over
 _BLOCK = 1 << 20  # bytes read at once when hashing: constant memory for files of any size
 _NEARLY_FULL = 1 << 20  # bytes: less than this free explains a write that failed without a reason
+_MOST_BYTES = 256 << 20  # of a JSON or CSV file; Flickr8k's largest has 8 MB
+# What zipfile and NumPy raise on damaged files; RuntimeError is for a password.
+_ARRAY_ERRORS = (OSError, zipfile.BadZipFile, zlib.error, EOFError, ValueError, RuntimeError)
+_ARRAY_ERRORS += (MemoryError, OverflowError)
 
 
 @contextmanager
@@ -31,14 +40,14 @@ def atomic_path(target: Path | str, size: int = 0) -> Iterator[Path]:
 
     Args:
         target: file to make; its folder is made too.
-        size: bytes that it will have, at most; then too little room is said before the block runs.
+        size: bytes that it will have at most: too little room is reported before the block runs.
             Give it for HDF5 files: the library takes the whole process down with a full disk.
 
     Raises:
         DiskFullError: there is no room for it.
     """
     target = Path(target)
-    with full_disk_said(target):
+    with full_disk_reported(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         if size and size > shutil.disk_usage(target.parent).free:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -49,14 +58,14 @@ def atomic_path(target: Path | str, size: int = 0) -> Iterator[Path]:
             yield part
             with part.open("rb") as written:
                 os.fsync(written.fileno())
-            part.chmod(0o666 & ~_umask())  # mkstemp's 0600 would hide results from a shared folder
+            part.chmod(0o666 & ~umask())  # mkstemp's 0600 would hide results from a shared folder
             part.replace(target)
         finally:
             part.unlink(missing_ok=True)
 
 
 @contextmanager
-def full_disk_said(target: Path) -> Iterator[None]:
+def full_disk_reported(target: Path) -> Iterator[None]:
     """Turns what writers raise on a full disk into `DiskFullError`, which says what to do."""
     try:
         yield
@@ -76,6 +85,13 @@ def full_disk_said(target: Path) -> Iterator[None]:
         ) from error
 
 
+def umask() -> int:
+    """Permissions that new files don't get."""
+    current = os.umask(0)
+    os.umask(current)
+    return current
+
+
 def write_text(target: Path | str, text: str) -> None:
     """Writes UTF-8 text atomically."""
     with atomic_path(target) as part:
@@ -87,9 +103,97 @@ def write_json(target: Path | str, content: Any) -> None:
     write_text(target, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def read_json(source: Path | str) -> Any:
-    """Reads JSON; `json.JSONDecodeError` names the line if the file was edited into nonsense."""
-    return json.loads(Path(source).read_text(encoding="utf-8"))
+def invalid(source: Path | str, finding: str, remedy: str = "") -> StaleArtefactError:
+    """The error for a file that can't be used: what was found in it, and what to do."""
+    sentence = f"{short_path(Path(source))} can't be used: {finding}. {remedy}"
+    return StaleArtefactError(sentence.rstrip())
+
+
+def read_text(source: Path | str, remedy: str = "") -> str:
+    """Reads a UTF-8 file; a pipe can't hang it, and a huge file can't fill the memory.
+
+    Args:
+        source: the file.
+        remedy: what to do about an invalid file, for the message.
+
+    Raises:
+        MissingStageError: there is no such file.
+        StaleArtefactError: it is no regular file, too large, not text, or can't be read.
+    """
+    source = Path(source)
+    try:
+        status = source.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise invalid(source, "it is not a regular file", remedy)
+        if status.st_size > _MOST_BYTES:
+            raise invalid(source, f"it has {status.st_size:,} bytes", remedy)
+        return source.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise MissingStageError(f"{short_path(source)} is missing. {remedy}".rstrip()) from error
+    except UnicodeDecodeError as error:
+        raise invalid(source, f"it is not UTF-8 text ({error})", remedy) from error
+    except OSError as error:
+        raise invalid(source, f"it could not be read ({error.strerror})", remedy) from error
+
+
+def read_json(source: Path | str, remedy: str = "", fields: Mapping[str, Any] | None = None) -> Any:
+    """Reads JSON as `read_text` does, and has `check_fields` check it if `fields` are given."""
+    text = read_text(source, remedy)
+    try:
+        content = json.loads(text)
+        if "\\ud" in text.lower():  # an escaped half of a character, which can't be written again
+            json.dumps(content, ensure_ascii=False).encode()
+    except (ValueError, RecursionError) as error:
+        raise invalid(source, f"it is not JSON ({error})", remedy) from error
+    return content if fields is None else check_fields(content, fields, source, remedy)
+
+
+def check_fields(
+    content: Any, fields: Mapping[str, Any], source: Path | str, remedy: str = ""
+) -> dict[str, Any]:
+    """Returns `content` if it is an object with these fields, more of them allowed.
+
+    Args:
+        content: what was read from `source`.
+        fields: for each name a type, or a function that tells whether a value is right. A `bool` is
+            no `int`, a `float` may be a whole number and must be finite.
+        source, remedy: for the message.
+
+    Raises:
+        StaleArtefactError: it is something else; the message names the field and its value.
+    """
+    if not isinstance(content, dict):
+        raise invalid(source, f"it holds {json.dumps(content)[:60]}, not an object", remedy)
+    for name, expected in fields.items():
+        if name not in content:
+            raise invalid(source, f"it has no {name!r}", remedy)
+        value = content[name]
+        if expected is float:
+            right = type(value) in (int, float) and math.isfinite(value)
+        else:
+            right = type(value) is expected if isinstance(expected, type) else expected(value)
+        if not right:
+            raise invalid(source, f"{name!r} is {json.dumps(value)[:60]}", remedy)
+    return content
+
+
+def read_table(source: Path | str, columns: Sequence[str], remedy: str = "") -> pd.DataFrame:
+    """Reads a CSV file with these columns, or more, as `read_text` does; "" and "none" are text.
+
+    Raises:
+        StaleArtefactError: as `read_text`, or it is no such table, or its last line is cut.
+    """
+    text = read_text(source, remedy)
+    try:
+        table = pd.read_csv(io.StringIO(text), keep_default_na=False)
+    except (ValueError, MemoryError, OverflowError) as error:  # pandas' own are ValueErrors
+        raise invalid(source, f"it is no table ({error})", remedy) from error
+    if lacking := [column for column in columns if column not in table.columns]:
+        found = ", ".join(map(str, table.columns))[:200]
+        raise invalid(source, f"it has no column {lacking[0]!r}, only {found}", remedy)
+    if not text.endswith("\n"):
+        raise invalid(source, "its last line is cut", remedy)
+    return table
 
 
 def write_arrays(target: Path | str, arrays: Mapping[str, np.ndarray]) -> None:
@@ -104,17 +208,14 @@ def write_arrays(target: Path | str, arrays: Mapping[str, np.ndarray]) -> None:
 
 
 def read_arrays(source: Path | str, most_bytes: int, remedy: str) -> dict[str, np.ndarray]:
-    """Reads an `.npz` file that `write_arrays` wrote; nothing in it can run or fill the memory.
-
-    Args:
-        source: the file.
-        most_bytes: that its arrays may have together.
-        remedy: what to do about an invalid file, for the message.
+    """Reads what `write_arrays` wrote, `most_bytes` at most; nothing in it can run.
 
     Raises:
         StaleArtefactError: it is damaged, too large, or holds something other than arrays.
     """
     try:
+        if not Path(source).is_file():
+            raise ValueError("not a regular file")
         with zipfile.ZipFile(source) as archive:
             members = archive.infolist()
             if (size := sum(member.file_size for member in members)) > most_bytes:
@@ -125,25 +226,61 @@ def read_arrays(source: Path | str, most_bytes: int, remedy: str) -> dict[str, n
                     array = np.lib.format.read_array(content, allow_pickle=False)
                 arrays[member.filename.removesuffix(".npy")] = array
             return arrays
-    except (
-        OSError,
-        zipfile.BadZipFile,
-        zlib.error,
-        EOFError,
-        ValueError,
-        RuntimeError,
-        MemoryError,
-        OverflowError,
-    ) as error:
+    except _ARRAY_ERRORS as error:
         reason = str(error) or type(error).__name__
-        raise StaleArtefactError(f"{source} is no whole .npz file ({reason}). {remedy}") from error
+        raise invalid(source, f"it is no whole .npz file ({reason})", remedy) from error
+
+
+def record_files(made_by: str, *paths: Path) -> None:
+    """Keeps the hashes of finished files in `stages.json` beside them, for `require` to compare.
+
+    Args:
+        made_by: the notebook that made them: "notebook 02_clean_captions".
+        paths: the files.
+    """
+    for folder in {path.parent for path in paths}:
+        own = [path for path in paths if path.parent == folder]
+        entries = {path.name: {"made_by": made_by, "sha256": file_hash(path)} for path in own}
+        write_json(folder / RECORD_FILE, {"format": 1, "files": _record(folder) | entries})
 
 
 def require(path: Path, made_by: str) -> Path:
-    """Returns `path`, or raises `MissingStageError` that names what makes it ("notebook 02 …")."""
+    """Returns `path` if it is there, and unchanged if `record_files` knows it.
+
+    Raises:
+        MissingStageError: it is not there; the message names `made_by` ("notebook 02 ...").
+        StaleArtefactError: it is not a regular file, or was changed since it was recorded.
+    """
     if not path.exists():
-        raise MissingStageError(f"{path} is missing. Run {made_by} first: it makes this file.")
+        raise MissingStageError(
+            f"{short_path(path)} is missing. Run {made_by} first: it makes this file."
+        )
+    if not path.is_file():
+        raise invalid(path, "it is not a regular file", f"Move it away and run {made_by} again.")
+    known = _record(path.parent).get(path.name)
+    if known is not None and file_hash(path) != known["sha256"]:
+        remedy = f"Run {known['made_by']} again, or restore the file."
+        raise invalid(path, f"it was changed since {known['made_by']} wrote it", remedy)
     return path
+
+
+def _record(folder: Path) -> dict[str, dict[str, str]]:
+    file, remedy = folder / RECORD_FILE, "Delete it; the notebooks write it again."
+    if not file.exists():
+        return {}
+    files = read_json(file, remedy, {"format": lambda value: value == 1, "files": dict})["files"]
+    for entry in files.values():
+        check_fields(entry, {"made_by": str, "sha256": str}, file, remedy)
+    return files
+
+
+def changed_files(folder: Path) -> list[str]:
+    """Names of the recorded files in `folder` that are missing or no longer what was recorded."""
+    return [
+        name
+        for name, entry in _record(folder).items()
+        if not (folder / name).is_file() or file_hash(folder / name) != entry["sha256"]
+    ]
 
 
 def file_hash(path: Path | str) -> str:
@@ -158,10 +295,4 @@ def file_hash(path: Path | str) -> str:
 def content_hash(content: Any) -> str:
     """SHA-256 of anything that JSON can hold, the same for the same content in any key order."""
     text = json.dumps(content, sort_keys=True, ensure_ascii=False, default=str)
-    return hashlib.sha256(text.encode("utf-8")).hexdigest()
-
-
-def _umask() -> int:
-    current = os.umask(0)
-    os.umask(current)
-    return current
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
