@@ -12,7 +12,7 @@ from keras import ops
 from tqdm import tqdm
 
 from utils.captions import END, PAD, START, UNKNOWN, Vocabulary
-from utils.decoder import search_models
+from utils.decoder import SearchModels, search_models
 from utils.machinery.files import atomic_path, require
 from utils.metrics import MAX_ORDER, Cider, all_ngrams
 
@@ -40,29 +40,25 @@ class Hypothesis:
     attention: np.ndarray | None = field(default=None, repr=False, compare=False)
 
 
-class BeamStep(keras.Model):
-    """One step of beam search for a batch of photographs, compiled as a whole.
+class Step(keras.Model):
+    """One step of one or several decoders, compiled as a whole; a subclass chooses the words.
 
-    It asks every decoder for the next word of every beam, takes the mean of their log-probabilities
-    and keeps the best `beam` extensions of each photograph.
+    Its inputs and outputs are dictionaries: "token" `(n, k, 1)`, the last word of each of the `k`
+    hypotheses of a photograph, and what each decoder's step keeps, with the decoder's place before
+    its name ("0.lstm_hidden").
     """
 
-    def __init__(self, steps: Sequence[keras.Model], beam: int, **kwargs):
+    def __init__(self, steps: Sequence[keras.Model], **kwargs):
         super().__init__(**kwargs)
         self.steps = list(steps)
-        self.beam = beam
 
-    def call(self, inputs):
-        """Extends every hypothesis by a word.
-
-        Args:
-            inputs: {"token": (n, beam, 1), "total": (n, beam) log-probability so far, and what each
-                decoder's step needs, with the decoder's place before its name ("0.lstm_hidden")}.
+    def next_words(self, inputs):
+        """Asks every decoder, and takes the mean of their log-probabilities.
 
         Returns:
-            The new tokens, totals and states under the same names; "parent": (n, beam), the beam
-            each one grew from; and, if a single decoder tells it, "attention" `(n, beam, places)`,
-            where the beams that came in looked.
+            Logits `(n, k, vocabulary)` and their normaliser `(n, k)`, whose difference are the
+            log-probabilities; the new states; and `(n, k, regions)`, where a single decoder looked,
+            or None if it doesn't tell.
         """
         states, logits, normaliser = {}, 0.0, 0.0
         for place, step in enumerate(self.steps):
@@ -78,7 +74,28 @@ class BeamStep(keras.Model):
             normaliser += ops.logsumexp(scores, axis=-1) / len(self.steps)
             attention = outputs.pop("attention", None)
             states |= {prefix + name: value for name, value in outputs.items()}
+        return logits, normaliser, states, attention if len(self.steps) == 1 else None
 
+
+class BeamStep(Step):
+    """Keeps the `beam` most probable extensions of each photograph."""
+
+    def __init__(self, steps: Sequence[keras.Model], beam: int, **kwargs):
+        super().__init__(steps, **kwargs)
+        self.beam = beam
+
+    def call(self, inputs):
+        """Extends every hypothesis by a word.
+
+        Args:
+            inputs: as `Step` says, and "total": `(n, beam)`, the log-probability so far.
+
+        Returns:
+            The new tokens, totals and states under the same names; "parent": `(n, beam)`, the beam
+            each one grew from; and, if the decoder tells it, "attention" `(n, beam, regions)`,
+            where the beams that came in looked.
+        """
+        logits, normaliser, states, attention = self.next_words(inputs)
         # Only the best words of each beam are looked at further: whatever is done to a whole row of
         # the vocabulary costs more than all else together. Forbidden are three words at most.
         few = min(self.beam + 3, logits.shape[-1])
@@ -92,7 +109,7 @@ class BeamStep(keras.Model):
         token = ops.take_along_axis(ops.reshape(words, (-1, self.beam * few)), choice, axis=1)
         token = ops.expand_dims(token, -1)
         grown = {name: self._of_parents(value, parent) for name, value in states.items()}
-        if attention is not None and len(self.steps) == 1:
+        if attention is not None:
             grown["attention"] = attention
         return {"token": token, "total": total, "parent": parent, **grown}
 
@@ -102,6 +119,67 @@ class BeamStep(keras.Model):
         rows = ops.reshape(ops.cast(first_row, parent.dtype) + parent, (-1,))
         flat = ops.reshape(values, (-1, *values.shape[2:]))
         return ops.reshape(ops.take(flat, rows, axis=0), (-1, self.beam, *values.shape[2:]))
+
+
+class SampleStep(Step):
+    """Draws the next word of every caption at random, by its probability."""
+
+    def call(self, inputs):
+        """Takes what `Step` says and "chance" `(n, k)` in [0, 1); returns tokens and states.
+
+        The word is the one at which the summed probabilities pass `chance`, so that NumPy's numbers
+        decide, the same ones on every backend.
+        """
+        logits, _, states, _ = self.next_words(inputs)
+        forbidden = np.zeros(logits.shape[-1], "float32")
+        forbidden[[PAD, START, UNKNOWN]] = _NEVER
+        reached = ops.cumsum(ops.softmax(logits + forbidden, axis=-1), axis=-1)
+        below = reached <= ops.expand_dims(inputs["chance"], -1) * reached[..., -1:]
+        token = ops.sum(ops.cast(below, "int32"), axis=-1, keepdims=True)
+        return {"token": token, **states}
+
+
+def _first_states(models: Sequence[SearchModels], features: Sequence[np.ndarray], width: int):
+    """What the first step needs of photographs with `width` hypotheses each, but for the token."""
+    states = {}
+    for place, (pair, rows) in enumerate(zip(models, features, strict=True)):
+        changing = set(pair.step.output)  # what else there is serves all hypotheses of a photograph
+        for name, value in pair.start.predict_on_batch(rows).items():
+            value = np.repeat(value, width, axis=1) if name in changing else value
+            states[f"{place}.{name}"] = ops.convert_to_tensor(value)
+    return states
+
+
+class CaptionSampler:
+    """Draws captions from a decoder; keeps its compiled step.
+
+    Args:
+        model: a decoder from `utils.decoder`.
+        samples: captions of each photograph.
+        max_tokens: where a caption is cut off.
+    """
+
+    def __init__(self, model: keras.Model, samples: int, max_tokens: int):
+        self._models = [search_models(model)]
+        self._step = SampleStep([pair.step for pair in self._models])
+        self._samples = samples
+        self._max_tokens = max_tokens
+
+    def draw(self, features: np.ndarray, random: np.random.Generator) -> np.ndarray:
+        """Draws captions: `(n, samples, length)` int32, each to its END or cut off, then PAD."""
+        states = _first_states(self._models, [features], self._samples)
+        shape = (len(features), self._samples)
+        token = np.full((*shape, 1), START, "int32")
+        ended = np.zeros(shape, bool)
+        columns = []
+        while len(columns) < self._max_tokens and not ended.all():
+            chance = random.random(shape, "float32")
+            outputs = self._step.predict_on_batch({"token": token, "chance": chance, **states})
+            token = outputs.pop("token")
+            columns.append(np.where(ended, PAD, token[..., 0]))
+            ended |= token[..., 0] == END
+            states |= outputs
+        return np.stack(columns, axis=-1)
 
 
 class Searcher:
@@ -138,15 +216,13 @@ class Searcher:
             raise ValueError(
                 f"The decoders know {sizes} tokens; expected one or more with the same vocabulary."
             )
-        models = [search_models(decoder) for decoder in decoders]
+        self._models = [search_models(decoder) for decoder in decoders]
         self.beam = beam
         self.length_penalty = length_penalty
         self.max_tokens = max_tokens
         self.batch_size = batch_size
         self.rank = rank
-        self._starts = [pair.start for pair in models]
-        self._states = [set(pair.step.output) - {"logits", "attention"} for pair in models]
-        self._step = BeamStep([pair.step for pair in models], beam)
+        self._step = BeamStep([pair.step for pair in self._models], beam)
 
     def search(
         self, features: np.ndarray | Sequence[np.ndarray], progress: bool = False
@@ -158,10 +234,10 @@ class Searcher:
                 decoders a list of such arrays, in their order.
             progress: whether to draw a progress bar.
         """
-        arrays = [features] if len(self._starts) == 1 else features
-        if len(arrays) != len(self._starts) or len({len(array) for array in arrays}) != 1:
+        arrays = [features] if len(self._models) == 1 else features
+        if len(arrays) != len(self._models) or len({len(array) for array in arrays}) != 1:
             raise ValueError(
-                f"There are {len(self._starts)} decoders and features of "
+                f"There are {len(self._models)} decoders and features of "
                 f"{[len(array) for array in arrays]} photographs; expected one array for each "
                 "decoder, all of the same photographs."
             )
@@ -183,11 +259,7 @@ class Searcher:
 
     def _search_batch(self, features: list[np.ndarray]) -> list[list[Hypothesis]]:
         count, beam = len(features[0]), self.beam
-        inputs = {}
-        for place, (start, states) in enumerate(zip(self._starts, self._states, strict=True)):
-            for name, value in start.predict_on_batch(features[place]).items():
-                value = np.repeat(value, beam, axis=1) if name in states else value
-                inputs[f"{place}.{name}"] = ops.convert_to_tensor(value)
+        inputs = _first_states(self._models, features, beam)
         total = np.full((count, beam), _NEVER, "float32")
         total[:, 0] = 0.0  # all beams start equal: only the first may grow at the first step
         token = np.full((count, beam, 1), START, "int32")
