@@ -17,22 +17,26 @@ export PYTHONPATH := $(CURDIR)
 # Of TensorFlow's own messages only warnings and errors.
 export TF_CPP_MIN_LOG_LEVEL := 1
 
-.PHONY: help install run report lab model test kill-test bench notebooks publish robustness clean distclean
+.PHONY: help install run report lab model site test test-all small-run kill-test bench notebooks \
+	publish robustness clean distclean
 
 help:
 	@echo "make run        run the notebooks in order, build the report, show the scores"
-	@echo "make model      keep the captioner of a run in models/, with a model card"
-	@echo "make lab        open the notebooks in JupyterLab"
+	@echo "make lab        open copies of the notebooks, kept in lab/, in JupyterLab"
 	@echo "make report     build the report of a run again"
-	@echo "make test       check style, run the tests and a small run of every notebook"
+	@echo "make model      keep the captioner of a run in models/, with a model card"
+	@echo "make site       write notebooks, report and API pages to build/site/, which opens from disk"
+	@echo "make test       check style, run the fast tests and a small run of every notebook"
+	@echo "make test-all   the same with the slow tests"
 	@echo "make kill-test  kill every stage at random moments and compare with an undisturbed run"
-	@echo "make install    only install what the others need, into $(VENV)"
 	@echo "make bench      measure speed and memory against the original recipe (20 minutes)"
+	@echo "make install    only install what the others need, into $(VENV)"
 	@echo "make clean      remove the results of all runs, and caches"
-	@echo "make distclean  remove the drawn sample and $(VENV) as well"
-	@echo "make notebooks  for maintainers: run and keep the outputs in notebooks/"
-	@echo "make publish    for maintainers: keep a run's numbers and figures in report/"
-	@echo "make robustness for maintainers: write anew what happens when something goes wrong"
+	@echo "make distclean  remove the drawn sample, your copies in lab/ and $(VENV) as well"
+	@echo "For maintainers:"
+	@echo "make notebooks  run the notebooks and keep their outputs in notebooks/"
+	@echo "make publish    keep the numbers and figures of a run in report/ and README.md"
+	@echo "make robustness write the table of failure handling again"
 	@echo
 	@echo "Settings, as in 'make run DATASET=flickr8k EPOCHS=10':"
 	@echo "  DATASET DATA ENCODER WEIGHTS DECODER EPOCHS SEED LIMIT RUNS"
@@ -73,13 +77,29 @@ report: $(INSTALLED)
 model: $(INSTALLED)
 	@$(BIN) -m tools.model_card
 
+# Copies, so that running a notebook changes no tracked file. A copy that is there stays as it is.
 lab: $(INSTALLED)
-	@$(BIN) -m jupyterlab notebooks
+	@mkdir -p lab
+	@for notebook in notebooks/*.ipynb; do \
+		copy=lab/$${notebook##*/}; \
+		if [ ! -e "$$copy" ]; then cp "$$notebook" "$$copy"; \
+		elif [ "$$notebook" -nt "$$copy" ]; then \
+			echo "$$copy is older than $$notebook. Delete it to get the newer one."; fi; \
+	done
+	@echo "You work on copies in lab/, which git ignores. The originals in notebooks/ stay as they are."
+	@$(BIN) -m jupyterlab --ServerApp.root_dir="$(CURDIR)" --LabApp.default_url=/lab/tree/lab
 
-test: $(INSTALLED)
+site: $(INSTALLED)
+	@$(BIN) -m tools.site
+
+test: FAST := -m "not slow"
+test test-all: $(INSTALLED)
 	$(BIN) -m ruff check .
 	$(BIN) -m ruff format --check .
-	$(BIN) -m pytest
+	$(BIN) -m pytest $(FAST)
+	@$(MAKE) --no-print-directory small-run
+
+small-run: $(INSTALLED)
 	rm -rf build/small-run
 	$(SMALL_RUN) $(BIN) -m pytest -x --nbval-lax --nbval-current-env --nbval-cell-timeout=300 notebooks
 	$(SMALL_RUN) $(BIN) report/build.py
@@ -104,9 +124,9 @@ robustness: $(INSTALLED)
 clean:
 	@echo "Removing data/runs, build and caches"
 	@rm -rf data/runs build .pytest_cache .hypothesis .ruff_cache *.egg-info
-	@find utils sample tools tests report notebooks \( -name __pycache__ -o -name .ipynb_checkpoints \) \
-		-prune -exec rm -rf {} +
+	@find utils sample tools tests benchmarks report notebooks lab \( -name __pycache__ -o -name .ipynb_checkpoints \) \
+		-prune -exec rm -rf {} + 2>/dev/null || true
 
 distclean: clean
-	@echo "Removing data/sample and $(VENV)"
-	@rm -rf data/sample $(VENV)
+	@echo "Removing data/sample, lab and $(VENV)"
+	@rm -rf data/sample lab $(VENV)
