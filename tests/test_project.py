@@ -319,6 +319,23 @@ def test_modules_are_listed_in_the_order_of_the_data_and_import_only_earlier_one
     assert upwards == []
 
 
+# CI
+
+
+def test_every_action_of_ci_is_pinned_by_commit_with_its_release_beside_it():
+    files = sorted((PROJECT / ".github" / "workflows").glob("*.yml"))
+    used = [line for file in files for line in re.findall(r"uses: *(.*)", text_of(file))]
+    assert used
+    pinned = re.compile(r"[\w./-]+@[0-9a-f]{40} # v[\d.]+")
+    assert [line for line in used if not pinned.fullmatch(line)] == []
+
+
+def test_ci_forgets_every_setting_of_its_caller():
+    script = (PROJECT / ".ci" / "run").read_text(encoding="utf-8")
+    forgotten = set(" ".join(re.findall(r"(?m)^unset (.*)$", script)).split())
+    assert {name.upper() for name in Settings.__dataclass_fields__} - forgotten == set()
+
+
 # The Makefile
 
 
