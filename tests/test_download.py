@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from utils.machinery import archives
 from utils.machinery.archives import download, unpack
-from utils.machinery.archives import download as download_module
 from utils.machinery.errors import DownloadError
 
 PAYLOAD = bytes(range(256)) * 3000  # 768,000 bytes: several blocks
@@ -30,6 +30,7 @@ class Server(ThreadingHTTPServer):
         self.ranges = True
         self.validators = {"ETag": '"first"'}
         self.announce_length = True
+        self.endless = False  # sends the payload again and again
         self.cuts = deque()  # after how many bytes the next connections break; None: they don't
         self.statuses = deque()  # HTTP answers that come before the good ones
         self.seen = []  # the Range header of every request, None where there was none
@@ -63,6 +64,8 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header("Content-Length", str(total - start))
         self.end_headers()
         cut = server.cuts.popleft() if server.cuts else None
+        while server.endless:
+            self.wfile.write(server.payload)
         self.wfile.write(server.payload[start:] if cut is None else server.payload[start:][:cut])
 
     def log_message(self, *_):
@@ -72,7 +75,7 @@ class Handler(BaseHTTPRequestHandler):
 @pytest.fixture
 def server(monkeypatch):
     monkeypatch.setenv("no_proxy", "*")
-    monkeypatch.setattr(download_module, "PAUSE", 0.0)
+    monkeypatch.setattr(archives, "PAUSE", 0.0)
     with Server() as running:
         thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
@@ -195,7 +198,40 @@ def test_a_whole_file_with_the_right_checksum_is_not_asked_for_again(server, tmp
     assert len(server.seen) == 1
 
 
-def test_404_is_said_at_once(server, tmp_path):
+def test_what_never_ends_is_given_up(server, tmp_path, monkeypatch):
+    monkeypatch.setattr(archives, "LIMIT", 2_000_000)
+    server.endless, server.announce_length = True, False
+    with pytest.raises(DownloadError, match="more than 2,000,000 bytes"):
+        download(server.url, tmp_path / "file.bin")
+    assert not (tmp_path / "file.bin.part").exists()
+
+
+def test_a_piece_is_never_added_to_a_file_of_unknown_length(server, tmp_path):
+    (tmp_path / "file.bin.part").write_bytes(PAYLOAD[:300_000])
+    memo = {"url": server.url, "validator": '"first"', "length": None}
+    (tmp_path / "file.bin.part.json").write_text(json.dumps(memo))
+    assert download(server.url, tmp_path / "file.bin").read_bytes() == PAYLOAD
+    assert server.seen == [None]
+
+
+def test_a_piece_that_does_not_end_where_it_should_is_given_up(server, tmp_path):
+    (tmp_path / "file.bin.part").write_bytes(PAYLOAD[:300_000])
+    memo = {"url": server.url, "validator": '"first"', "length": len(PAYLOAD)}
+    (tmp_path / "file.bin.part.json").write_text(json.dumps(memo))
+    server.endless, server.announce_length = True, False
+    with pytest.raises(DownloadError, match="more than 768,000 bytes"):
+        download(server.url, tmp_path / "file.bin")
+    assert server.seen == ["bytes=300000-"]
+
+
+def test_a_password_in_the_address_is_not_repeated(tmp_path):
+    for address in ("http://me:secret@host/file", "ftp://me:secret@host/file", "http://[me:secret"):
+        with pytest.raises(DownloadError) as refused:
+            download(address, tmp_path / "file.bin")
+        assert "@" not in str(refused.value)
+
+
+def test_404_is_reported_at_once(server, tmp_path):
     server.statuses = deque([404])
     with pytest.raises(DownloadError, match=r"404.*place it by hand"):
         download(server.url, tmp_path / "file.bin")
@@ -347,9 +383,11 @@ def test_a_folder_with_something_in_it_is_not_touched(tmp_path):
     assert names_in(tmp_path / "folder") == ["mine.txt"]
 
 
-def test_what_a_killed_run_left_does_not_get_in(tmp_path):
+def test_what_a_killed_run_left_does_not_get_in_and_a_folder_of_the_users_stays(tmp_path):
     archive = tmp_path / "photos.zip"
     archive.write_bytes(zip_bytes(("one.txt", b"new")))
-    (tmp_path / "folder.part").mkdir()
-    (tmp_path / "folder.part" / "old.txt").write_text("old")
+    for name in (".folder-1.unpacking", "folder.part"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "old.txt").write_text("old")
     assert names_in(unpack(archive, tmp_path / "folder")) == ["one.txt"]
+    assert names_in(tmp_path) == ["folder", "folder.part", "photos.zip"]

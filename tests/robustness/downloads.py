@@ -13,8 +13,8 @@ from unittest.mock import patch
 
 from tests.robustness import row
 from tests.test_download import PAYLOAD, Server, names_in, symbolic_link, zip_bytes
+from utils.machinery import archives
 from utils.machinery.archives import download, unpack
-from utils.machinery.archives import download as download_module
 from utils.machinery.errors import DownloadError
 
 ARCHIVE = zip_bytes((zipfile.ZipInfo("a"), PAYLOAD))  # without a time: the same on every day
@@ -25,7 +25,7 @@ def serving() -> Iterator[Server]:
     """A server of `PAYLOAD` that is asked without proxies and without pauses."""
     with (
         patch.dict(os.environ, {"no_proxy": "*"}),
-        patch.object(download_module, "PAUSE", 0.0),
+        patch.object(archives, "PAUSE", 0.0),
         Server() as server,
     ):
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
@@ -195,7 +195,7 @@ def _(folder: Path, damage: Callable[[bytes], bytes]) -> str:
 @row("Archives", "disk full while it is unpacked")
 def _(folder: Path) -> str:
     full = OSError(errno.ENOSPC, "No space left on device")
-    with patch.object(download_module, "_extract", side_effect=full):
+    with patch.object(archives, "_extract", side_effect=full):
         return unpacked(folder, zip_bytes(("photo.jpg", b"good")))
 
 

@@ -1,6 +1,11 @@
-"""Fetching an archive over an unreliable network, and unpacking it without trusting it."""
+"""Fetching an archive over an unreliable network, and unpacking it without trusting it.
+
+The download is our own since `pooch`, the usual library, neither resumes nor bounds what it fetches
+and unpacks.
+"""
 
 import errno
+import glob
 import os
 import re
 import shutil
@@ -16,14 +21,14 @@ from urllib.request import Request, urlopen
 
 from tqdm import tqdm
 
-from utils.machinery.errors import DownloadError
+from utils.machinery.errors import CaptionProjectError, DownloadError
 from utils.machinery.files import file_hash, read_json, write_json
 
 ATTEMPTS = 4  # in a row without a new byte; a slow but moving download is never given up
 PAUSE = 1.0  # seconds before the second attempt, doubled before each later one
 TIMEOUT = 30  # seconds of silence after which a connection counts as dead
 TEMPORARY = {408, 425, 429, 500, 502, 503, 504}  # HTTP answers after which trying again makes sense
-UNPACKED_LIMIT = 8 << 30  # bytes; Flickr8k unpacks to about 1.1 GB
+LIMIT = 8 << 30  # bytes of a download or of what it unpacks to; Flickr8k has about 1.1 GB
 _BLOCK = 1 << 16  # bytes
 
 
@@ -37,25 +42,25 @@ def download(
     """Fetches `url` into the file `target` and returns it; an interrupted download goes on later.
 
     The bytes gather in `target.part`. They are continued only if the server still has the same file
-    (RFC 9110: Range with If-Range), else fetched anew, and become `target` in one step once length
-    and content are right. A whole `target` that is already there is returned without a request.
+    (RFC 9110: Range with If-Range) and has told its length, else fetched again, and become `target`
+    in one step once length and content are right. A whole `target` is returned without a request.
 
     Args:
-        url: an http or https address.
+        url: an http or https address without a password.
         target: file to make; a name that ends in .zip must turn out to be a zip archive.
         sha256: expected checksum, 64 hexadecimal digits, if known.
         size: expected length in bytes, if known.
 
     Raises:
-        DownloadError: no network, no such address, wrong content, or no room on the disk. What has
-            come so far is kept unless its content is wrong; an older `target` stays as it was.
+        DownloadError: no network, no such address, wrong content, more than 8 GiB, or no room on
+            the disk. What has come so far is kept unless its content is wrong; an older `target`
+            stays as it was.
     """
     target = Path(target)
     is_zip = target.suffix.lower() == ".zip"
     if target.is_file() and _problem(target, is_zip, sha256, size) is None:
         return target
-    if urlsplit(url).scheme not in ("http", "https"):
-        raise DownloadError(f"{url!r} is not an address to download from; expected https://…")
+    _require_address(url)
     part = target.with_name(f"{target.name}.part")
     memo_file = target.with_name(f"{target.name}.part.json")
     try:
@@ -82,6 +87,20 @@ def download(
     return target
 
 
+def _require_address(url: str) -> None:
+    try:
+        address = urlsplit(url)
+    except ValueError:
+        address = urlsplit("")
+    if "@" in address.netloc:  # and it is not repeated here
+        raise DownloadError(
+            f"The address at {address.hostname} has a user name or password in it, which is not "
+            "supported. Fetch the file with another program and place it by hand."
+        )
+    if address.scheme not in ("http", "https"):
+        raise DownloadError(f"{url!r} is not an address to download from; expected https://…")
+
+
 def _fetch_with_patience(url: str, part: Path, memo_file: Path, size: int | None) -> None:
     failures, longest = 0, _length(part)
     while True:
@@ -92,9 +111,9 @@ def _fetch_with_patience(url: str, part: Path, memo_file: Path, size: int | None
             longest = max(longest, _length(part))
             if failures == ATTEMPTS:
                 raise DownloadError(
-                    f"{url} can't be had: {interruption} ({ATTEMPTS} attempts in a row). "
-                    f"{_length(part):,} bytes have come so far. Check the network and run this "
-                    "again: it goes on where it stopped."
+                    f"{url} could not be downloaded: {interruption} ({ATTEMPTS} attempts in a "
+                    f"row). {_length(part):,} bytes have come so far. Check the network and run "
+                    "this again: it goes on where it stopped."
                 ) from interruption
             time.sleep(PAUSE * 2 ** (failures - 1))
 
@@ -106,7 +125,8 @@ def _fetch(url: str, part: Path, memo_file: Path, size: int | None) -> None:
     Last-Modified, None if the server names neither) and `length` (None if not announced).
     """
     memo = _read_memo(memo_file, url)
-    offset = _length(part) if memo.get("validator") else 0
+    # Without a known length there would be no telling when what is added has become too much.
+    offset = _length(part) if memo.get("validator") and memo.get("length") else 0
     if offset and memo["length"] == offset:
         return  # stopped after the last byte, before the file got its name
     headers = {"Accept-Encoding": "identity"}
@@ -114,15 +134,17 @@ def _fetch(url: str, part: Path, memo_file: Path, size: int | None) -> None:
         headers |= {"Range": f"bytes={offset}-", "If-Range": memo["validator"]}
     with _open(url, headers, part) as response:
         if response.status == 206:
-            first, length = _content_range(response)
-            if first != offset or memo["length"] not in (None, length):
-                part.unlink()
+            if not offset or _content_range(response) != (offset, memo["length"]):
+                part.unlink(missing_ok=True)
                 raise _Interrupted("the server sent another piece than was asked for")
+            length = memo["length"]
         else:
             offset, length = 0, response.length
-        if None not in (size, length) and size != length:
+        most = LIMIT if size is None else size
+        if length is not None and (length > most or size not in (None, length)):
             raise DownloadError(
-                f"{url} has {length:,} bytes; expected {size:,}. It is not the file that was meant."
+                f"{url} has {length:,} bytes; expected {most:,}{'' if size else ' or fewer'}. It "
+                "is not the file that was meant."
             )
         free = shutil.disk_usage(part.parent).free
         if length is not None and length - offset > free:
@@ -134,20 +156,22 @@ def _fetch(url: str, part: Path, memo_file: Path, size: int | None) -> None:
             # In this order, so that a kill in between never leaves old bytes with a new memo.
             part.unlink(missing_ok=True)
             write_json(memo_file, {"url": url, "validator": _validator(response), "length": length})
-        progress = tqdm(
-            desc=part.stem,
-            total=length,
-            initial=offset,
-            unit="B",
-            unit_scale=True,
-            unit_divisor=1000,
-        )
+        most, written = most if length is None else length, offset
+        progress = tqdm(desc=part.stem, total=length, initial=offset, unit="B", unit_scale=True)
         with progress, part.open("ab") as file:
             while block := _read(response):
+                if (written := written + len(block)) > most:
+                    break
                 file.write(block)
                 progress.update(len(block))
-    if length is not None and _length(part) != length:
-        raise _Interrupted(f"the connection ended at byte {_length(part):,} of {length:,}")
+    if written > most:
+        part.unlink()
+        raise DownloadError(
+            f"{url} sent more than {most:,} bytes, and did not end there. It is not the file that "
+            "was meant, or the server is broken; place the file by hand."
+        )
+    if length is not None and written != length:
+        raise _Interrupted(f"the connection ended at byte {written:,} of {length:,}")
 
 
 def _open(url: str, headers: dict[str, str], part: Path) -> HTTPResponse:
@@ -160,8 +184,8 @@ def _open(url: str, headers: dict[str, str], part: Path) -> HTTPResponse:
         if error.code in TEMPORARY or error.code == 416:
             raise _Interrupted(f"the server answers {error.code} {error.reason}") from error
         raise DownloadError(
-            f"{url} can't be had: the server answers {error.code} {error.reason}. The file may "
-            "have moved; get it elsewhere or place it by hand."
+            f"{url} could not be downloaded: the server answers {error.code} {error.reason}. The "
+            "file may have moved; get it elsewhere or place it by hand."
         ) from error
     except (OSError, HTTPException) as error:
         raise _Interrupted(f"no connection ({getattr(error, 'reason', error)})") from error
@@ -175,12 +199,15 @@ def _read(response: HTTPResponse) -> bytes:
 
 
 def _read_memo(memo_file: Path, url: str) -> dict:
+    fields = {
+        "url": lambda value: value == url,
+        "validator": lambda value: value is None or isinstance(value, str),
+        "length": lambda value: value is None or (isinstance(value, int) and value >= 0),
+    }
     try:
-        memo = read_json(memo_file)
-    except (FileNotFoundError, ValueError):
+        return read_json(memo_file, fields=fields)
+    except CaptionProjectError:  # none, torn, or of another address: nothing to go on from
         return {}
-    fits = isinstance(memo, dict) and memo.get("url") == url
-    return memo if fits and {"validator", "length"} <= memo.keys() else {}
 
 
 def _validator(response: HTTPResponse) -> str | None:
@@ -188,13 +215,10 @@ def _validator(response: HTTPResponse) -> str | None:
     return response.headers.get("Last-Modified") if etag.startswith("W/") else etag
 
 
-def _content_range(response: HTTPResponse) -> tuple[int | None, int | None]:
-    """First byte of the piece and length of the whole file, None where the server doesn't say."""
-    text = response.headers.get("Content-Range", "")
-    found = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", text.strip())
-    if found is None:
-        return None, None
-    return int(found[1]), None if found[2] == "*" else int(found[2])
+def _content_range(response: HTTPResponse) -> tuple[int, int] | None:
+    """First byte of the piece and length of the whole file; None where the server doesn't say."""
+    found = re.fullmatch(r"\s*bytes (\d+)-\d+/(\d+)\s*", response.headers.get("Content-Range", ""))
+    return found and (int(found[1]), int(found[2]))
 
 
 def _length(file: Path) -> int:
@@ -202,7 +226,7 @@ def _length(file: Path) -> int:
 
 
 def _problem(file: Path, is_zip: bool, sha256: str | None, size: int | None) -> str | None:
-    """Says in words what is wrong with a file, or None."""
+    """Tells in words what is wrong with a file, or None."""
     if is_zip and not zipfile.is_zipfile(file):
         with file.open("rb") as opened:
             return f"it is no whole zip archive, it begins with {opened.read(40)!r}"
@@ -213,7 +237,7 @@ def _problem(file: Path, is_zip: bool, sha256: str | None, size: int | None) -> 
     return None
 
 
-def unpack(archive: Path | str, folder: Path | str, *, limit: int = UNPACKED_LIMIT) -> Path:
+def unpack(archive: Path | str, folder: Path | str, *, limit: int = LIMIT) -> Path:
     """Unpacks a zip archive into the new folder `folder` and returns it: all of it or nothing.
 
     Leaves out what macOS adds (`__MACOSX`, `.DS_Store`).
@@ -232,9 +256,11 @@ def unpack(archive: Path | str, folder: Path | str, *, limit: int = UNPACKED_LIM
         raise DownloadError(
             f"{folder} already has something in it; expected a new or empty folder."
         )
-    part = folder.with_name(f"{folder.name}.part")
+    # Hidden and with an ending of our own, so that it is nobody else's folder.
+    part = folder.with_name(f".{folder.name}-{os.getpid()}.unpacking")
     try:
-        shutil.rmtree(part, ignore_errors=True)  # of a run that was killed
+        for left in folder.parent.glob(f".{glob.escape(folder.name)}-*.unpacking"):
+            shutil.rmtree(left)  # of a run that was killed
         part.mkdir(parents=True)
         with zipfile.ZipFile(archive) as opened:
             members = [(member, _safe_path(member)) for member in opened.infolist()]
@@ -286,9 +312,7 @@ def _extract(opened: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path, progr
     with opened.open(member) as source, path.open("xb") as file:
         while block := source.read(_BLOCK):
             written += len(block)
-            if (
-                written > member.file_size
-            ):  # declared sizes are the sender's word, so they're counted
+            if written > member.file_size:  # declared sizes are the sender's word, so count
                 raise DownloadError(f"{member.filename!r} has more bytes than it declares")
             file.write(block)
             progress.update(len(block))

@@ -58,7 +58,7 @@ def atomic_path(target: Path | str, size: int = 0) -> Iterator[Path]:
             yield part
             with part.open("rb") as written:
                 os.fsync(written.fileno())
-            part.chmod(0o666 & ~umask())  # mkstemp's 0600 would hide results from a shared folder
+            part.chmod(0o666 & ~_umask())  # mkstemp's 0600 would hide results from a shared folder
             part.replace(target)
         finally:
             part.unlink(missing_ok=True)
@@ -83,13 +83,6 @@ def full_disk_reported(target: Path) -> Iterator[None]:
             "is whole. Make room, or name a folder on another disk with RUNS=..., and run this "
             "again: it goes on where it stopped."
         ) from error
-
-
-def umask() -> int:
-    """Permissions that new files don't get."""
-    current = os.umask(0)
-    os.umask(current)
-    return current
 
 
 def write_text(target: Path | str, text: str) -> None:
@@ -296,3 +289,9 @@ def content_hash(content: Any) -> str:
     """SHA-256 of anything that JSON can hold, the same for the same content in any key order."""
     text = json.dumps(content, sort_keys=True, ensure_ascii=False, default=str)
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def _umask() -> int:
+    current = os.umask(0)
+    os.umask(current)
+    return current
