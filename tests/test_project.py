@@ -168,13 +168,8 @@ def test_every_dependency_has_an_exact_version_within_its_bound(needed):
 
 def test_what_is_imported_is_what_is_needed(needed):
     names = {"PIL": "pillow", "skimage": "scikit-image"}
-    here = {
-        "utils",
-        "tests",
-        "google",
-        "benchmarks",
-        *(path.stem for path in code_files()),
-    }  # google.colab is Colab's own
+    here = {path.parent.name for path in PROJECT.glob("*/__init__.py")}
+    here |= {"google", *(path.stem for path in code_files())}  # google.colab is Colab's own
     imports = {name.partition(".")[0] for file in code_files() for name in imported(file)}
     packages = {names.get(name, name) for name in imports - sys.stdlib_module_names - here}
     commands = (PROJECT / "Makefile").read_text(encoding="utf-8")
