@@ -1,11 +1,14 @@
 """Photographs: from whatever a reader hands over to upright RGB pixels, or a readable refusal."""
 
+import errno
+import stat
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from utils.machinery.errors import PhotographError
+from utils.machinery.errors import PhotographError, UnreadablePhotographError
 
 Source = str | Path | Image.Image | np.ndarray
 
@@ -14,6 +17,10 @@ Source = str | Path | Image.Image | np.ndarray
 _PHOTOGRAPHS = ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "AVIF", "JPEG2000", "PPM", "TGA")
 Image.init()
 FORMATS = tuple(name for name in _PHOTOGRAPHS if name in Image.OPEN)  # of this build of Pillow
+# As a camera of 50 megapixels takes. A PNG file of 37 kB can unpack to three times as many, and
+# each thread that reads photographs needs up to 12 bytes a pixel.
+MOST_PIXELS = 52_000_000
+_NO_FILE = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP)
 
 
 def open_photograph(source: Source) -> Image.Image:
@@ -30,8 +37,9 @@ def open_photograph(source: Source) -> Image.Image:
         PIL picture of mode "RGB", independent of `source`.
 
     Raises:
-        PhotographError: it can't be read as a picture; the message names the file, what is wrong
-            with it, and what to do.
+        PhotographError: it is not a picture that can be read; the message names the file, what is
+            wrong with it, and what to do.
+        UnreadablePhotographError: the file could not be read at the moment, whatever it holds.
     """
     return _decode(source, draft_size=None)
 
@@ -40,17 +48,10 @@ def load_pixels(source: Source, image_size: int) -> np.ndarray:
     """Reads a photograph and squeezes it to the square that a CNN expects.
 
     The whole photograph is kept and its proportions are not, as in the original recipe. Resampling
-    is bilinear and antialiased.
-
-    Args:
-        source: as for `open_photograph`.
-        image_size: side of the square in pixels.
+    is bilinear and antialiased. `source` and what is raised are those of `open_photograph`.
 
     Returns:
         (image_size, image_size, 3) uint8, RGB, in [0, 255].
-
-    Raises:
-        PhotographError: as for `open_photograph`.
     """
     # A JPEG can be decoded at half, quarter or eighth size for a fraction of the time. Twice the
     # wanted size is kept, so that the resampling below still decides what the pixels look like.
@@ -60,101 +61,110 @@ def load_pixels(source: Source, image_size: int) -> np.ndarray:
 
 def _decode(source: Source, draft_size: int | None) -> Image.Image:
     if isinstance(source, np.ndarray):
-        return _to_rgb(_from_array(source), "The array")
+        source = _from_array(source)
     if isinstance(source, Image.Image):
-        name = getattr(source, "filename", "") or "The PIL picture"
-        return _decode_opened(source, name)
+        return _decode_opened(source, getattr(source, "filename", "") or "The picture")
     if not isinstance(source, (str, Path)):
         raise PhotographError(
             f"A photograph was given as {type(source).__name__}; expected a path, a PIL picture or "
             "a uint8 array."
         )
-    path = Path(source)
-    _check_file(path)
+    name = str(source)
     try:
-        image = Image.open(path, formats=FORMATS)
+        _check_file(Path(source))
+        with Image.open(source, formats=FORMATS) as image:
+            return _decode_opened(image, name, draft_size)
     except UnidentifiedImageError:
         raise PhotographError(
-            f"{path} is not a picture of a kind that is read here ({path.stat().st_size:,} bytes, "
-            "no known picture header). Convert it to JPEG or PNG."
+            f"{name} is not a picture of a kind that is read here ({Path(source).stat().st_size:,} "
+            "bytes, no known picture header). Convert it to JPEG or PNG."
         ) from None
-    except Image.DecompressionBombError as error:
-        raise PhotographError(
-            f"{path} would unpack to a picture far too large ({error}). Scale it down, or leave it "
-            "out if you don't know where it comes from."
-        ) from None
-    except Exception as error:  # Pillow's readers raise nearly anything on damaged files
-        raise _damaged(str(path), error) from error
-    with image:
-        if draft_size is not None:
-            image.draft(None, (draft_size, draft_size))
-        return _decode_opened(image, str(path))
+    except (OSError, ValueError) as error:
+        raise _failure(name, error) from error
 
 
 def _check_file(path: Path) -> None:
-    try:
-        size = path.stat().st_size
-    except FileNotFoundError:
-        raise PhotographError(
-            f"{path} does not exist. Check the spelling; relative paths count from {Path.cwd()}."
-        ) from None
-    except (OSError, ValueError) as error:  # a name too long, a NUL in it, a forbidden folder
-        raise PhotographError(
-            f"{str(path)!r} can't be looked up as a file ({error}). Check the path."
-        ) from error
-    if path.is_dir():
+    status = path.stat()
+    if stat.S_ISDIR(status.st_mode):
         raise PhotographError(f"{path} is a folder. Give the path of one picture file in it.")
-    if size == 0:
+    if not stat.S_ISREG(status.st_mode):  # reading a pipe or a device may never end
+        raise PhotographError(f"{path} is not a regular file. Give the path of a picture file.")
+    if not status.st_size:
         raise PhotographError(f"{path} is empty (0 bytes). Download or copy it again.")
 
 
-def _decode_opened(image: Image.Image, name: str) -> Image.Image:
+def _decode_opened(image: Image.Image, name: str, draft_size: int | None = None) -> Image.Image:
+    deep = any(";16" in str(part[3]) for part in getattr(image, "tile", ()))
     try:
+        if image.width * image.height > MOST_PIXELS:
+            raise Image.DecompressionBombError(f"{image.width:,} x {image.height:,} pixels")
+        if draft_size is not None:
+            image.draft(None, (draft_size, draft_size))
         image.load()
-        return _to_rgb(_upright(image), name)
-    except PhotographError:
-        raise
-    except Exception as error:  # as above
-        raise _damaged(name, error) from error
+        return _to_rgb(image, name, deep)
+    except Exception as error:  # Pillow's readers raise nearly anything on damaged files
+        raise _failure(name, error) from error
 
 
-def _damaged(name: str, error: Exception) -> PhotographError:
+def _failure(name: str, error: Exception) -> PhotographError:
+    """Puts in a sentence what reading the photograph `name` raised."""
+    if isinstance(error, PhotographError):
+        return error
+    number = getattr(error, "errno", None)  # Pillow's own errors have none
+    if number in _NO_FILE:
+        return PhotographError(
+            f"{name} does not exist ({error.strerror}). Check the spelling; relative paths count "
+            f"from {Path.cwd()}."
+        )
+    if isinstance(error, Image.DecompressionBombError):
+        return PhotographError(
+            f"{name} would unpack to a picture far too large ({error}; at most {MOST_PIXELS:,} "
+            "pixels are read). Scale it down, or leave it out if you don't know where it comes "
+            "from."
+        )
+    if number or isinstance(error, MemoryError):
+        return UnreadablePhotographError(
+            f"{name} could not be read ({getattr(error, 'strerror', 'no memory')}). It may be "
+            "whole: check its permissions and its disk, and try again."
+        )
     return PhotographError(
-        f"{name} can't be decoded ({error or type(error).__name__}): it is damaged, cut short or "
-        "of a rare kind. Copy it again, or save it as an RGB JPEG or PNG."
+        f"{name!r} can't be decoded ({str(error) or type(error).__name__}): it is damaged, cut "
+        "short or of a rare kind. Copy it again, or save it as an RGB JPEG or PNG."
     )
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    try:
-        return ImageOps.exif_transpose(image)
-    except Exception:  # damaged EXIF data says nothing against the pixels
-        return image.copy()
-
-
-def _to_rgb(image: Image.Image, name: str) -> Image.Image:
-    if image.mode == "F":
+def _to_rgb(original: Image.Image, name: str, deep: bool) -> Image.Image:
+    clear = original.info.get("transparency")
+    if original.mode in ("F", "I") and original.format != "PPM":  # PPM's are scaled to 16 bits
         raise PhotographError(
-            f"{name} holds floating-point pixels, whose range is anybody's guess. Save it with 8 "
-            "bits per channel."
+            f"{name} holds 32-bit pixels (floating-point or whole numbers), which leave open what "
+            "white is. Save it with 8 bits per channel."
         )
+    if original.mode == "RGB" and deep and clear is not None:
+        raise PhotographError(
+            f"{name} says which 16-bit colour is transparent, and only 8 bits of it are read. Save "
+            "it with 8 bits per channel."
+        )
+    try:
+        image = ImageOps.exif_transpose(original)
+    except Exception:  # damaged EXIF data says nothing against the pixels
+        image = original.copy()
     if image.mode.startswith("I"):
-        return _from_16_bits(np.asarray(image), name)
+        return _from_16_bits(np.asarray(image), clear, getattr(original, "tag_v2", {}))
     if image.has_transparency_data:
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image.convert("RGBA"))
     return image.convert("RGB")
 
 
-def _from_16_bits(grey: np.ndarray, name: str) -> Image.Image:
-    grey = grey.astype(np.int64)
-    if grey.min() < 0 or grey.max() > 65535:
-        raise PhotographError(
-            f"{name} holds grey values from {grey.min()} to {grey.max()}; expected 16 bits, 0 to "
-            "65535. Save it with 8 bits per channel."
-        )
-    # Pillow's own conversion cuts everything above 255 to white. 65535 / 257 is exactly 255.
-    return Image.fromarray(((grey + 128) // 257).astype(np.uint8)).convert("RGB")
+def _from_16_bits(grey: np.ndarray, clear: int | None, tags: Mapping) -> Image.Image:
+    """Scales grey values; `tags` are TIFF's. Pillow would cut everything above 255 to white."""
+    top = 2 ** tags.get(258, (16,))[0] - 1  # BitsPerSample
+    bright = (grey.astype(np.int64) * 255 + top // 2) // top
+    if tags.get(262) == 0:  # PhotometricInterpretation: WhiteIsZero
+        bright = 255 - bright
+    bright[grey == clear] = 255
+    return Image.fromarray(np.clip(bright, 0, 255).astype(np.uint8)).convert("RGB")
 
 
 def _from_array(pixels: np.ndarray) -> Image.Image:

@@ -1,0 +1,57 @@
+"""Keras starts without TensorFlow's lines about CPU and GPU; Ctrl+C ends in one sentence."""
+
+import os
+import re
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+# Of Abseil's log ("I0000 00:00:1795 1 port.cc:153] …"), its second lines, and what announces it.
+_START_UP = re.compile(r"[IWE]\d{4} .*\]|WARNING: All log messages before absl|To enable the foll")
+
+
+@contextmanager
+def quiet_start() -> Iterator[None]:
+    """Keeps TensorFlow's start-up lines from the terminal or notebook: `import keras` in it.
+
+    They are written to the file descriptor before any setting of TensorFlow's can stop them, so the
+    descriptor itself leads to a file meanwhile. Everything else that was written is shown
+    afterwards; if the block fails, all of it is. Where Keras is loaded already nothing is done.
+    """
+    if "keras" in sys.modules:
+        yield
+        return
+    try:
+        terminal = os.dup(2)
+    except OSError:  # there is no standard error, in a service for example
+        yield
+        return
+    hidden = _START_UP
+    with tempfile.TemporaryFile() as written:
+        os.dup2(written.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            hidden = None
+            raise
+        finally:
+            os.dup2(terminal, 2)
+            os.close(terminal)
+            written.seek(0)
+            for line in written.read().decode(errors="replace").splitlines(keepends=True):
+                if not (hidden and hidden.match(line)):
+                    os.write(2, line.encode())
+
+
+def interrupts_in_a_sentence() -> None:
+    """Lets a program that is stopped with Ctrl+C say so in one sentence; call it first thing."""
+    usual = sys.excepthook
+
+    def show(kind, error, traceback):
+        if issubclass(kind, KeyboardInterrupt):
+            print("\nStopped by Ctrl+C.", file=sys.stderr)
+        else:
+            usual(kind, error, traceback)
+
+    sys.excepthook = show
