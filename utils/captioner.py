@@ -1,36 +1,59 @@
-"""A captioner: encoder, decoder, vocabulary and search settings, loaded from a folder and used."""
+"""A captioner: encoder, decoder, vocabulary and search settings, loaded from a folder and used.
 
-from collections.abc import Sequence
-from dataclasses import asdict, fields, replace
+`python -m utils.captioner photo.jpg holiday/` describes photographs and folders of photographs.
+"""
+
+import argparse
+import json
+import math
+import os
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, replace
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
-import keras
+from utils.machinery.quiet import interrupts_in_a_sentence, quiet_start
+
+if __name__ == "__main__":
+    interrupts_in_a_sentence()  # from here on, as the imports below take seconds
+with quiet_start():
+    import keras
+
 import numpy as np
+from PIL import Image
+from tqdm import tqdm
 
 from utils.captions import Vocabulary
-from utils.decoder import decoder_kind
-from utils.encoder import Encoder, load_encoder
+from utils.decoder import DECODERS, decoder_kind
+from utils.encoder import ENCODERS, Encoder, load_encoder
 from utils.machinery.checkpoints import load_decoder, save_decoder
-from utils.machinery.errors import StaleArtefactError
-from utils.machinery.files import (
-    file_hash,
-    read_json,
-    require,
-    write_json,
+from utils.machinery.errors import (
+    CaptionProjectError,
+    MissingStageError,
+    PhotographError,
+    SettingsError,
+    StaleArtefactError,
 )
-from utils.photographs import load_pixels
+from utils.machinery.files import check_fields, file_hash, invalid, read_json, require, write_json
+from utils.photographs import FORMATS, Source, load_pixels
 from utils.search import MAX_TOKENS, Consensus, Hypothesis, Searcher, SearchSettings, captions_of
-from utils.settings import Settings
+from utils.settings import PROJECT
 
 BUNDLE_FORMAT = 4
 BUNDLE_FILE, DECODER_FILE, VOCABULARY_FILE = "captioner.json", "decoder.npz", "vocabulary.json"
 CONSENSUS_FILE = "consensus.npz"
-_DESCRIPTION = (  # what every bundle says of itself
-    "encoder weights weights_hash probe decoder search decoder_hash vocabulary_hash"
-).split()
+MODELS = PROJECT / "models"  # the captioners that come with the project
+SHIPPED = "flickr8k-mobilenet_v2-attention"  # the one that the command line takes
+MOST_BEAMS = 100  # of a search; ours have 20
+_MOST_BYTES = 1 << 20  # of a description; ours have 15,000 to 25,000
+_AT_ONCE = 32  # photographs, whatever their number, so that they take a constant memory
 # How well features of the probe must agree (Pearson) for other weights to be taken as the same:
 # rounding to 8 bits leaves 0.99, another training of the same network next to nothing.
 _SAME_WEIGHTS = 0.95
+_REMEDY = "Make it again with notebook 05, or copy the whole folder again."
 
 
 class Captioner:
@@ -39,6 +62,8 @@ class Captioner:
     Make one with `Captioner.load`, keep it, and call `caption` as often as you like: the first call
     compiles the models and takes seconds, later ones take a fraction of one.
     """
+
+    _process: int | None = None  # in which process captioners are used
 
     def __init__(
         self,
@@ -55,43 +80,103 @@ class Captioner:
         self.consensus = consensus
         self._kind = decoder_kind(decoder.name).features
         self._searchers: dict[int | None, Searcher] = {}
+        self._check_process()
 
-    def caption(self, photo, beam: int | None = None) -> str:
-        """Describes one photograph.
-
-        Args:
-            photo: a path, a PIL image, or an array `(height, width[, 3 or 4])` uint8.
-            beam: hypotheses to search with for the most probable caption, 1 is greedy; default is
-                the search that was chosen on dev.
-
-        Raises:
-            PhotographError: `photo` can't be read as a picture.
-        """
+    def caption(self, photo: Source, beam: int | None = None) -> str:
+        """Describes one photograph; see `captions`."""
         return self.captions([photo], beam)[0]
 
-    def captions(self, photos: Sequence, beam: int | None = None) -> list[str]:
-        """Describes several photographs at once, which is faster than one by one."""
-        best = [hypotheses[0] for hypotheses in self.hypotheses(photos, beam)]
-        return captions_of(best, self.vocabulary)
+    def captions(
+        self, photos: Source | Iterable[Source], beam: int | None = None, errors: str = "raise"
+    ) -> list[str | None]:
+        """Describes photographs, several at once, in constant memory whatever their number.
 
-    def hypotheses(self, photos: Sequence, beam: int | None = None) -> list[list[Hypothesis]]:
+        Args:
+            photos: one photograph or any iterable of them: each a path, a PIL picture or an array
+                `(height, width[, 3 or 4])` uint8; an array `(n, height, width, 3 or 4)` is n.
+            beam: hypotheses to search with for the most probable caption, 1 to 100, 1 is greedy;
+                default is the search that was chosen on dev.
+            errors: "raise", or "skip" to have None for a photograph that can't be read.
+
+        Raises:
+            PhotographError: a photograph can't be read as a picture.
+            SettingsError: `beam` or `errors` is something else.
+        """
+        if errors not in ("raise", "skip"):
+            raise SettingsError(f"errors is {errors!r}; expected 'raise' or 'skip'.")
+        captions = []
+        for _, found in self.each(photos, beam):
+            if isinstance(found, PhotographError) and errors == "raise":
+                raise found
+            failed = isinstance(found, PhotographError)
+            captions.append(None if failed else captions_of(found[:1], self.vocabulary)[0])
+        return captions
+
+    def hypotheses(
+        self, photos: Source | Iterable[Source], beam: int | None = None
+    ) -> list[list[Hypothesis]]:
         """Returns all captions that the beam ended with for each photograph, best first.
 
         Their words are `vocabulary.decode(hypothesis.numbers)`; see `Hypothesis` for the scores.
         """
-        if not len(photos):
-            return []
-        pixels = np.stack([load_pixels(photo, self.encoder.image_size) for photo in photos])
+        everything = []
+        for _, found in self.each(photos, beam):
+            if isinstance(found, PhotographError):
+                raise found
+            everything.append(found)
+        return everything
+
+    def each(
+        self, photos: Source | Iterable[Source], beam: int | None = None
+    ) -> Iterator[tuple[Source, list[Hypothesis] | PhotographError]]:
+        """Yields every photograph with its hypotheses, or with the error why it has none."""
+        searcher = self._searcher(beam)
         encode = self.encoder.encode if self._kind == "pooled" else self.encoder.encode_spatial
-        return self._searcher(beam).search(encode(pixels))
+        if (
+            isinstance(photos, (str, bytes))
+            or not isinstance(photos, Iterable)
+            or (isinstance(photos, np.ndarray) and photos.ndim not in (1, 4))
+        ):
+            photos = [photos]
+        waiting = iter(photos)
+        while chunk := list(islice(waiting, _AT_ONCE)):
+            self._check_process()
+            read = [self._read(photo) for photo in chunk]
+            pixels = [found for found in read if isinstance(found, np.ndarray)]
+            searched = iter(searcher.search(encode(np.stack(pixels))) if pixels else [])
+            for photo, found in zip(chunk, read, strict=True):
+                yield photo, next(searched) if isinstance(found, np.ndarray) else found
+
+    def _read(self, photo: Source) -> np.ndarray | PhotographError:
+        try:
+            return load_pixels(photo, self.encoder.image_size)
+        except PhotographError as error:
+            return error
 
     def _searcher(self, beam: int | None) -> Searcher:
+        if beam is not None and not (
+            isinstance(beam, (int, np.integer)) and 1 <= beam <= MOST_BEAMS and beam is not True
+        ):
+            raise SettingsError(
+                f"beam is {beam!r}; expected a whole number from 1 (greedy) to {MOST_BEAMS}."
+            )
         if beam not in self._searchers:
             search = self.search
             if beam is not None:  # the most probable captions
-                search = replace(search, beam=beam, inverse_temperature=None, max_tokens=MAX_TOKENS)
-            self._searchers[beam] = search.searcher(self.decoder, self.consensus, batch_size=32)
+                search = replace(
+                    search, beam=int(beam), inverse_temperature=None, max_tokens=MAX_TOKENS
+                )
+            self._searchers[beam] = search.searcher(self.decoder, self.consensus, _AT_ONCE)
         return self._searchers[beam]
+
+    def _check_process(self) -> None:
+        Captioner._process = Captioner._process or os.getpid()
+        if Captioner._process != os.getpid():  # its threads are gone, and it would wait for ever
+            raise CaptionProjectError(
+                f"A captioner of process {Captioner._process} can't be used in its fork "
+                f"{os.getpid()}. Start processes with multiprocessing.get_context('spawn'), and "
+                "load a captioner in each."
+            )
 
     def save(self, folder: Path, half: bool = False) -> None:
         """Writes the bundle: its files, and a description that holds them together.
@@ -105,34 +190,51 @@ class Captioner:
         self.vocabulary.save(folder / VOCABULARY_FILE)
         if self.consensus is not None:
             self.consensus.save(folder / CONSENSUS_FILE)
-        describe_bundle(folder, self.encoder, self.decoder.name, self.search)
+        description = {
+            "format": BUNDLE_FORMAT,
+            "encoder": self.encoder.name,
+            "weights": self.encoder.weights,
+            "weights_hash": self.encoder.weights_hash,
+            "probe": [round(float(feature), 5) for feature in self.encoder.probe()],
+            "decoder": self.decoder.name,
+            "search": asdict(self.search),
+        }
+        for name in _files_of(self.search):
+            description[f"{Path(name).stem}_hash"] = file_hash(folder / name)
+        write_json(folder / BUNDLE_FILE, description)
 
     @classmethod
-    def load(cls, folder: Path | str, weights: str | None = None) -> "Captioner":
+    def load(
+        cls,
+        folder: Path | str,
+        weights: Path | str | None = "imagenet",
+        check_encoder: bool = True,
+    ) -> "Captioner":
         """Loads a bundle that `save` wrote.
 
         Args:
-            folder: a run folder, or any other folder with the files of a bundle.
-            weights: of the encoder: "imagenet" or a weights file, which are then taken as they are.
-                Default: untrained ones if the decoder was trained with those, else the setting
-                WEIGHTS, which must give the features that the decoder was trained with.
+            folder: a run's folder, or the name of a captioner in `models/`, from anywhere.
+            weights: of the encoder: "imagenet", downloaded once, or a weights file. If the
+                decoder was trained with an untrained encoder, "imagenet" and "none" mean that one.
+            check_encoder: whether the encoder must give the features that the decoder was trained
+                with; without them captions say nothing about a photograph.
 
         Raises:
-            MissingStageError: a file of the bundle is missing.
-            StaleArtefactError: the files don't belong together, or the encoder has other weights
-                than the decoder was trained with.
-            EncoderError: the encoder's weights can't be had.
+            MissingStageError: there is no such folder, or a file of the bundle is missing.
+            StaleArtefactError: the files are damaged or don't belong together, or the encoder has
+                other weights than the decoder was trained with.
+            EncoderError: the encoder's weights could not be downloaded or don't fit.
         """
-        folder = Path(folder)
+        folder = _find(folder)
         description = _read_description(folder / BUNDLE_FILE)
         search = SearchSettings(**description["search"])
         for name in _files_of(search):
-            file = require(folder / name, "notebook 04_train_captioner")
-            expected = description[f"{file.stem}_hash"]
+            file = require(folder / name, "notebook 05_evaluate_captions")
+            expected = description.get(f"{file.stem}_hash")
             if (found := file_hash(file)) != expected:
                 raise StaleArtefactError(
                     f"{file} (SHA-256 {found[:12]}…) is not the one that {BUNDLE_FILE} describes "
-                    f"({expected[:12]}…). Run notebooks 04 and 05 again, or restore the file."
+                    f"({str(expected)[:12]}…). {_REMEDY}"
                 )
         vocabulary = Vocabulary.load(folder / VOCABULARY_FILE)
         decoder = load_decoder(folder / DECODER_FILE, vocabulary)
@@ -143,12 +245,12 @@ class Captioner:
                 f"{BUNDLE_FILE} names, {encoder.name}, gives {encoder.spec.width:,}: they come "
                 "from two trainings. Copy both from one run."
             )
-        if not weights and not _same_weights(encoder, description):
+        if check_encoder and not _same_weights(encoder, description):
             raise StaleArtefactError(
                 f"The decoder in {folder} was trained on features of {encoder.name} with "
                 f"{description['weights']} (SHA-256 {description['weights_hash'][:12]}…); found "
-                f"are {encoder.weights} ({encoder.weights_hash[:12]}…). Set WEIGHTS to the weights "
-                "it was trained with, or pass weights=… to use others in their place."
+                f"are {encoder.weights} ({encoder.weights_hash[:12]}…). Pass weights=… with those "
+                "that it was trained with, or check_encoder=False if you mean these."
             )
         consensus = None
         if search.inverse_temperature is not None:
@@ -156,58 +258,75 @@ class Captioner:
         return cls(encoder, decoder, vocabulary, search, consensus)
 
 
+def _find(folder: Path | str) -> Path:
+    given = Path(folder).expanduser()
+    for place in (given, MODELS / given, PROJECT / given):
+        if place.is_dir():
+            return place
+    shipped = ", ".join(sorted(file.parent.name for file in MODELS.glob(f"*/{BUNDLE_FILE}")))
+    raise MissingStageError(
+        f"There is no captioner {str(folder)!r}. Give the folder of a run (notebook 05 completes "
+        f"it), or one that comes with the project: {shipped}."
+    )
+
+
 def _files_of(search: SearchSettings) -> list[str]:
     """The files of a bundle beside its description."""
-    return [DECODER_FILE, VOCABULARY_FILE] + [CONSENSUS_FILE] * (
-        search.inverse_temperature is not None
-    )
+    with_consensus = search.inverse_temperature is not None
+    return [DECODER_FILE, VOCABULARY_FILE] + [CONSENSUS_FILE] * with_consensus
 
 
 def _read_description(file: Path) -> dict:
     """Reads `captioner.json`; a `StaleArtefactError` says what is wrong with it."""
-    try:
-        description = read_json(require(file, "notebook 05_evaluate_captions"))
-    except ValueError as error:  # no JSON, or no text at all
-        raise StaleArtefactError(
-            f"{file} is not JSON ({error}). Make it again with notebook 05."
-        ) from error
-    found = description.get("format") if isinstance(description, dict) else None
-    if found != BUNDLE_FORMAT:
-        raise StaleArtefactError(
-            f"{file} has the format {found}; this version reads {BUNDLE_FORMAT}. Make it again "
-            "with notebook 05, or use the version of the project that it came with."
-        )
-    if lacking := [name for name in _DESCRIPTION if name not in description]:
-        raise StaleArtefactError(
-            f"{file} lacks {', '.join(lacking)}. Make it again with notebook 05."
-        )
-    wanted = [setting.name for setting in fields(SearchSettings)]
-    if not isinstance(search := description["search"], dict) or sorted(search) != sorted(wanted):
-        raise StaleArtefactError(
-            f"{file} searches with {search}; expected {', '.join(wanted)}. Make it again with "
-            "notebook 05."
-        )
+    if file.is_file() and (size := file.stat().st_size) > _MOST_BYTES:
+        raise invalid(file, f"it has {size:,} bytes", _REMEDY)
+    description = read_json(file, "Run notebook 05_evaluate_captions, which makes it.", {})
+    if (found := description.get("format")) != BUNDLE_FORMAT:
+        raise invalid(file, f"its format is {found!r}, this version reads {BUNDLE_FORMAT}", _REMEDY)
+    check_fields(description, _FIELDS, file, _REMEDY)
+    search = check_fields(description["search"], _SEARCH_FIELDS, file, _REMEDY)
+    if unknown := sorted(search.keys() - _SEARCH_FIELDS.keys()):
+        raise invalid(file, f"its search has the unknown setting {unknown[0]!r}", _REMEDY)
     return description
 
 
-def describe_bundle(folder: Path, encoder: Encoder, decoder: str, search: SearchSettings) -> Path:
-    """Writes `captioner.json`, which makes a folder with model and vocabulary a bundle.
+def _within(low: float, high: float, *kinds: type) -> Callable[[Any], bool]:
+    return lambda value: type(value) in kinds and low <= value <= high
 
-    Returns:
-        The path of the description: encoder, its weights, search, and the hashes of both files.
-    """
-    description = {
-        "format": BUNDLE_FORMAT,
-        "encoder": encoder.name,
-        "weights": encoder.weights,
-        "weights_hash": encoder.weights_hash,
-        "probe": [round(float(feature), 5) for feature in encoder.probe()],
-        "decoder": decoder,
-        "search": asdict(search),
-        **{f"{Path(name).stem}_hash": file_hash(folder / name) for name in _files_of(search)},
-    }
-    write_json(folder / BUNDLE_FILE, description)
-    return folder / BUNDLE_FILE
+
+def _matches(pattern: str) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, str) and bool(re.fullmatch(pattern, value))
+
+
+def _is_probe(value: Any) -> bool:
+    number = _within(-1e6, 1e6, int, float)
+    return isinstance(value, list) and all(map(number, value)) and 1 < len(set(value)) < 10_000
+
+
+_FIELDS = {
+    "encoder": _matches("|".join(ENCODERS)),
+    "weights": _matches(r"imagenet|untrained, seed \d{1,10}|file .+"),
+    "weights_hash": _matches("[0-9a-f]{64}"),
+    "probe": _is_probe,
+    "decoder": _matches("|".join(DECODERS)),
+    "search": dict,
+    "decoder_hash": _matches("[0-9a-f]{64}"),
+    "vocabulary_hash": _matches("[0-9a-f]{64}"),
+}
+_SEARCH_FIELDS = {
+    "beam": _within(1, MOST_BEAMS, int),
+    "length_penalty": _within(0, 10, int, float),
+    "max_tokens": _within(1, 100, int),
+    "inverse_temperature": lambda value: value is None or _within(0, 100, int, float)(value),
+}
+
+
+def _weights(description: dict, weights: Path | str | None) -> tuple:
+    """Arguments of `load_encoder` after the name: which weights, and the seed of untrained ones."""
+    name, _, seed = description["weights"].partition(", seed ")
+    if name == "untrained" and weights in (None, "imagenet", "none"):
+        return "none", int(seed)
+    return (weights or "imagenet",)
 
 
 def _same_weights(encoder: Encoder, description: dict) -> bool:
@@ -215,12 +334,82 @@ def _same_weights(encoder: Encoder, description: dict) -> bool:
     if encoder.weights_hash == description["weights_hash"]:
         return True
     # The same weights come in several shapes: rounded, or with the batch normalisation folded in.
-    return np.corrcoef(encoder.probe(), description["probe"])[0, 1] > _SAME_WEIGHTS
+    found, expected = encoder.probe(), np.array(description["probe"])
+    if found.shape != expected.shape or not np.isfinite(found).all() or np.ptp(found) == 0:
+        return False
+    return np.corrcoef(found, expected)[0, 1] > _SAME_WEIGHTS
 
 
-def _weights(description: dict, weights: str | None) -> tuple:
-    """Arguments of `load_encoder` after the name: which weights, and the seed of untrained ones."""
-    known = description["weights"]
-    if known.startswith("untrained"):
-        return weights or "none", int(known.rsplit(" ", 1)[-1])
-    return (weights or Settings.from_environment().weights,)
+# The command line
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Describes the photographs that are named; returns 1 if one of them could not be read."""
+    parser = argparse.ArgumentParser(
+        prog="python -m utils.captioner", description="Describes photographs, a sentence for each."
+    )
+    parser.add_argument("photos", nargs="+", metavar="PHOTO_OR_FOLDER")
+    parser.add_argument(
+        "--captioner", default=SHIPPED, help="name in models/, or a run's folder (%(default)s)"
+    )
+    parser.add_argument("--weights", metavar="FILE", help="of the encoder (default: downloaded)")
+    parser.add_argument(
+        "--beam", type=int, metavar="N", help="take the most probable caption of a beam of N"
+    )
+    parser.add_argument(
+        "--json", action="store_true", help="an object a line, with all captions of the beam"
+    )
+    chosen = parser.parse_args(arguments)
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")  # a terminal may not know a name's letters
+    failed = False
+    try:
+        photos = [photo for given in chosen.photos for photo in _photographs(Path(given))]
+        captioner = Captioner.load(chosen.captioner, chosen.weights)
+        bar = {"total": len(photos), "unit": "photograph", "leave": False}
+        bar["disable"] = None if len(photos) > 1 else True  # None: only a terminal gets a bar
+        for photo, found in tqdm(captioner.each(photos, chosen.beam), **bar):
+            if isinstance(found, PhotographError):
+                failed = True
+                tqdm.write(_printable(str(found)), file=sys.stderr)
+            elif not chosen.json:
+                caption = captions_of(found[:1], captioner.vocabulary)[0]
+                tqdm.write(_printable(f"{photo}: {caption}"))
+            if chosen.json:
+                tqdm.write(json.dumps({"photo": str(photo)} | _as_json(found, captioner)))
+    except CaptionProjectError as error:
+        print(_printable(str(error)), file=sys.stderr)
+        return 1
+    return int(failed)
+
+
+def _photographs(given: Path) -> list[Path]:
+    """The photographs of a folder by their names; else what is given."""
+    known = {name for name, kind in Image.registered_extensions().items() if kind in FORMATS}
+    try:
+        inside = sorted(file for file in given.iterdir() if file.suffix.lower() in known)
+    except OSError:  # no folder, or one that can't be read: reading the photograph tells
+        inside = []
+    return inside or [given]
+
+
+def _as_json(found: list[Hypothesis] | PhotographError, captioner: Captioner) -> dict:
+    if isinstance(found, PhotographError):
+        return {"error": str(found)}
+    captions = captions_of(found, captioner.vocabulary)
+    alternatives = [
+        {"caption": caption, "probability": math.exp(hypothesis.log_probability)}
+        for caption, hypothesis in zip(captions, found, strict=True)
+    ]
+    return {"caption": captions[0], "alternatives": alternatives}
+
+
+def _printable(text: str) -> str:
+    """Text for a terminal, which control characters in a file's name could command."""
+    return "".join(
+        char if char.isprintable() else char.encode("unicode_escape").decode() for char in text
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

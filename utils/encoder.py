@@ -7,8 +7,7 @@ preprocessing, so that pixels in [0, 255] go in and nobody can scale them twice.
 import hashlib
 import socket
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -30,8 +29,8 @@ class EncoderSpec:
     application: str  # class in keras.applications
     module: str  # module in keras.applications that holds its preprocess_input
     image_size: int  # side of the square input in pixels
-    width: int  # features per photograph, and per place of the grid
-    grid: int  # side of the grid of places that is left of the photograph
+    width: int  # features per photograph, and per region of the grid
+    grid: int  # side of the grid of regions that is left of the photograph
     tail: str = ""  # first layer of the blocks that can be fine-tuned; "" where it has no name
 
     @property
@@ -75,7 +74,7 @@ class Encoder:
         return self.spec.image_size
 
     def encode(self, pixels: np.ndarray, batch_size: int = 32) -> np.ndarray:
-        """Computes one feature vector per photograph, averaged over the places of the grid.
+        """Computes one feature vector per photograph, averaged over the regions of the grid.
 
         Args:
             pixels: (n, image_size, image_size, 3) RGB in [0, 255], uint8 or floating point.
@@ -90,16 +89,13 @@ class Encoder:
         return self._predict(self._pooled, pixels, batch_size)
 
     def encode_spatial(self, pixels: np.ndarray, batch_size: int = 32) -> np.ndarray:
-        """Computes one feature vector per place of the grid, for decoders with attention.
-
-        Takes and raises what `encode` does; returns (n, grid, grid, width) float32.
-        """
+        """As `encode`, one vector per region, for attention: (n, grid, grid, width) float32."""
         return self._predict(self._spatial, pixels, batch_size)
 
     def encode_middle(self, pixels: np.ndarray, batch_size: int = 32) -> np.ndarray:
-        """Computes what the blocks that can be fine-tuned are given, `(n, side, side, channels)`.
+        """As `encode`, what the blocks that can be fine-tuned read: (n, side, side, channels).
 
-        Takes and raises what `encode` does; raises `EncoderError` too if this CNN has no such cut.
+        Raises `EncoderError` if this CNN has no such blocks.
         """
         return self._predict(self._middle, pixels, batch_size)
 
@@ -117,7 +113,7 @@ class Encoder:
     def _cut(self):
         if not self.spec.tail:
             known = ", ".join(name for name, spec in ENCODERS.items() if spec.tail)
-            raise EncoderError(f"{self.name} can't be fine-tuned here; take one of {known}.")
+            raise EncoderError(f"{self.name} can't be fine-tuned here; expected one of {known}.")
         return self.cnn.get_layer(self.spec.tail).input
 
     def probe(self) -> np.ndarray:
@@ -132,7 +128,7 @@ class Encoder:
         features = np.empty((len(pixels), *model.output_shape[1:]), np.float32)
         for start in range(0, len(pixels), batch_size):
             batch = pixels[start : start + batch_size]
-            # Every new batch size is compiled anew, so a short batch is padded to a power of two.
+            # Every new batch size is compiled again, so a short batch is padded to a power of two.
             size = min(batch_size, 1 << (len(batch) - 1).bit_length())
             padded = np.zeros((size, *batch.shape[1:]), np.float32)
             padded[: len(batch)] = batch
@@ -157,7 +153,7 @@ class Encoder:
             )
 
 
-def load_encoder(name: str, weights: str = "imagenet", seed: int = 42) -> Encoder:
+def load_encoder(name: str, weights: str | Path = "imagenet", seed: int = 42) -> Encoder:
     """Builds the encoder `name` and gives it its weights.
 
     Args:
@@ -167,7 +163,7 @@ def load_encoder(name: str, weights: str = "imagenet", seed: int = 42) -> Encode
             without its classifier (`.weights.h5`, or the `notop.h5` that Keras downloads).
 
     Raises:
-        EncoderError: the name is unknown, or the weights can't be had or don't fit.
+        EncoderError: the name is unknown, or the weights could not be downloaded or don't fit.
     """
     spec = _spec_of(name)
     if weights == "imagenet":
@@ -176,11 +172,11 @@ def load_encoder(name: str, weights: str = "imagenet", seed: int = 42) -> Encode
         cnn, provenance = spec.build(None), f"untrained, seed {seed}"
         _draw_weights(cnn, seed)
     else:
-        path = Path(weights)
+        path = Path(weights).expanduser()
         if not path.is_file():
             raise EncoderError(
-                f"WEIGHTS is {path}, and no such file exists. Give the path of a weights file for "
-                f"{name}, or WEIGHTS=imagenet or WEIGHTS=none."
+                f"The weights {path} are no such file. Give the path of a weights file for {name}, "
+                "or imagenet or none."
             )
         cnn, provenance = spec.build(None), f"file {path.name}"
         _load_file(cnn, name, path)
@@ -204,18 +200,18 @@ def load_encoder(name: str, weights: str = "imagenet", seed: int = 42) -> Encode
 def load_encoder_for(settings: Settings) -> Encoder:
     """Loads the encoder of a run.
 
-    The drawn sample can be read by an untrained CNN too, so there a missing network doesn't stop
-    anybody: look at `encoder.trained`. Real photographs can't, so there it raises.
+    Without a network the drawn sample is read by an untrained CNN (see `encoder.trained`); real
+    photographs can't be. Its weights don't depend on SEED, as features serve runs with any.
 
     Raises:
         EncoderError: as `load_encoder`.
     """
     _spec_of(settings.encoder)  # so that an unknown name is never taken for a missing network
     try:
-        return load_encoder(settings.encoder, settings.weights, settings.seed)
+        return load_encoder(settings.encoder, settings.weights)
     except EncoderError:
         if settings.weights == "imagenet" and settings.dataset == "sample":
-            return load_encoder(settings.encoder, "none", settings.seed)
+            return load_encoder(settings.encoder, "none")
         raise
 
 
@@ -226,24 +222,17 @@ def _spec_of(name: str) -> EncoderSpec:
 
 
 def _download(name: str, spec: EncoderSpec) -> keras.Model:
-    try:
-        with _network_patience():
-            return spec.build("imagenet")
-    except Exception as error:  # Keras raises a bare Exception when the network fails
-        raise EncoderError(
-            f"The ImageNet weights of {name} can't be had ({error}). Go online and run again, set "
-            "WEIGHTS=<file> to a copy that was downloaded elsewhere, or set WEIGHTS=none for an "
-            "untrained encoder, which is enough to try everything out but not for good captions."
-        ) from error
-
-
-@contextmanager
-def _network_patience() -> Iterator[None]:
-    # Keras sets no timeout: behind a firewall that drops packets it would wait for minutes.
     before = socket.getdefaulttimeout()
+    # Keras sets no timeout: behind a firewall that drops packets it would wait for minutes.
     socket.setdefaulttimeout(_NETWORK_PATIENCE)
     try:
-        yield
+        return spec.build("imagenet")
+    except Exception as error:  # Keras raises a bare Exception when the network fails
+        raise EncoderError(
+            f"The ImageNet weights of {name} could not be downloaded ({error}). Go online and try "
+            "again, or name a copy of the file: weights=<file> for a captioner, WEIGHTS=<file> "
+            "for a run. WEIGHTS=none is enough to try a run out, but not for good captions."
+        ) from error
     finally:
         socket.setdefaulttimeout(before)
 
@@ -265,39 +254,34 @@ def _draw_weights(cnn: keras.Model, seed: int) -> None:
 
 
 def _load_file(cnn: keras.Model, name: str, path: Path) -> None:
-    wanted = (
-        f"{name} without its classifier has {len(cnn.weights)} arrays with "
-        f"{cnn.count_params():,} numbers"
-    )
     # Keras only warns where a file lacks an array, and the CNN would go on with random numbers.
     for variable in cnn.weights:
         variable.assign(np.full(variable.shape, np.nan, np.float32))
+    cause = None
     try:
         with warnings.catch_warnings(record=True):  # the check for NaN below says it better
             cnn.load_weights(path)
+        unset = sum(not np.isfinite(variable.numpy()).all() for variable in cnn.weights)
+        reason = f"it leaves {unset} of them without finite numbers" if unset else ""
     except Exception as error:  # Keras and h5py raise nearly anything on files they can't use
+        cause = error
         reason = (str(error) or type(error).__name__).splitlines()[0].rstrip(".:")
+    if reason:
         raise EncoderError(
-            f"{path} ({_describe(path)}) doesn't fit: {wanted}. Keras says: {reason}. Give the "
-            "weights file of this encoder, or set ENCODER to the one it was made for."
-        ) from error
-    unset = sum(not np.isfinite(variable.numpy()).all() for variable in cnn.weights)
-    if unset:
-        raise EncoderError(
-            f"{path} ({_describe(path)}) doesn't fit: {wanted}, and it leaves {unset} of them "
-            "without finite numbers. Give a complete weights file of this encoder."
-        )
+            f"{path} ({_describe(path)}) doesn't fit: {name} without its classifier has "
+            f"{len(cnn.weights)} arrays with {cnn.count_params():,} numbers ({reason}). Give a "
+            "complete weights file of this encoder, or set ENCODER to the one it was made for."
+        ) from cause
 
 
 def _describe(path: Path) -> str:
     sizes = []
     try:
         with h5py.File(path) as file:
-            file.visititems(
-                lambda _, item: sizes.append(item.size) if isinstance(item, h5py.Dataset) else None
-            )
+            file.visititems(lambda _, item: sizes.append(getattr(item, "size", None)))
     except OSError:
         return f"{path.stat().st_size:,} bytes, not a whole HDF5 file"
+    sizes = [size for size in sizes if size is not None]  # groups have none
     return f"{len(sizes)} arrays with {sum(sizes):,} numbers"
 
 

@@ -18,7 +18,7 @@ from tests.test_features import SlowEncoder, draw_photos
 from utils import captioner as captioner_module
 from utils.captioner import BUNDLE_FILE, DECODER_FILE, VOCABULARY_FILE, Captioner
 from utils.captions import RESERVED, Vocabulary, read_caption_table
-from utils.decoder import build_merge
+from utils.decoder import build_decoder
 from utils.encoder import load_encoder
 from utils.features import extract_features, load_features
 from utils.machinery.files import file_hash
@@ -143,7 +143,7 @@ def _made_once(words: tuple[str, ...]) -> str:
         spec=SimpleNamespace(width=48),
     )
     vocabulary = Vocabulary((*RESERVED, *words))
-    decoder = build_merge(len(vocabulary), (48,), 4, 4)
+    decoder = build_decoder("merge", len(vocabulary), (48,), embedding_units=4, units=4)
     Captioner(encoder, decoder, vocabulary, SearchSettings(2, 1.0, 4)).save(folder)
     return str(folder)
 

@@ -14,7 +14,7 @@ from tests.robustness import row
 from tests.test_features import SlowEncoder, draw_photos
 from utils.captioner import Captioner
 from utils.captions import RESERVED, Vocabulary
-from utils.decoder import build_merge
+from utils.decoder import build_decoder
 from utils.features import extract_features
 from utils.photographs import load_pixels, open_photograph
 from utils.search import SearchSettings
@@ -33,7 +33,7 @@ def captioner() -> Captioner:
     encoder = SimpleNamespace(image_size=16, encode=_means)
     keras.utils.set_random_seed(1)
     words = ("a", "dog", "runs")
-    decoder = build_merge(len(words) + len(RESERVED), (48,), 4, 4)
+    decoder = build_decoder("merge", len(words) + len(RESERVED), (48,), embedding_units=4, units=4)
     return Captioner(encoder, decoder, Vocabulary((*RESERVED, *words)), SearchSettings(2, 1.0, 4))
 
 

@@ -17,7 +17,7 @@ def quiet_start() -> Iterator[None]:
 
     They are written to the file descriptor before any setting of TensorFlow's can stop them, so the
     descriptor itself leads to a file meanwhile. Everything else that was written is shown
-    afterwards; if the block fails, all of it is. Where Keras is loaded already nothing is done.
+    afterwards; if the block fails, all of it is. If Keras is loaded already, nothing is done.
     """
     if "keras" in sys.modules:
         yield
@@ -32,6 +32,8 @@ def quiet_start() -> Iterator[None]:
         os.dup2(written.fileno(), 2)
         try:
             yield
+            if "tensorflow" in sys.modules:  # it looks for GPUs at its first use, and complains
+                sys.modules["tensorflow"].config.list_physical_devices()
         except BaseException:
             hidden = None
             raise
