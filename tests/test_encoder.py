@@ -139,8 +139,6 @@ def test_pixels_that_were_preprocessed_or_misshapen_are_refused(untrained, spoil
 def test_an_unknown_encoder_is_named_with_the_known_ones():
     with pytest.raises(EncoderError, match=r"'alexnet'; expected one of xception, mobilenet_v2"):
         load_encoder("alexnet")
-    with pytest.raises(EncoderError, match="'alexnet'"):
-        load_encoder_for(Settings(encoder="alexnet"))
 
 
 def test_weights_are_read_from_a_file(untrained, tmp_path):
@@ -174,7 +172,7 @@ def test_arrays_that_a_file_lacks_never_stay_random(untrained, tmp_path):
 
 def test_without_a_network_real_photographs_stop_with_the_remedy(monkeypatch):
     _offline(monkeypatch)
-    with pytest.raises(EncoderError, match=r"vgg16 could not be downloaded.*weights=<file>.*WEIGHTS"):
+    with pytest.raises(EncoderError, match="vgg16 could not .*weights=<file>.*WEIGHTS"):
         load_encoder_for(Settings(dataset="flickr8k", encoder="vgg16"))
 
 

@@ -1,8 +1,8 @@
 """Photograph captioning with a CNN encoder and an LSTM decoder, in the order of the data.
 
 - What a run is made of: `machinery.errors`, `settings`
-- Machinery; skip it on a first reading: `machinery.quiet`, `machinery.files`, `machinery.devices`, `machinery.lock`,
-  `machinery.archives`, `machinery.manifests`
+- Machinery; skip it on a first reading: `machinery.quiet`, `machinery.files`,
+  `machinery.devices`, `machinery.lock`, `machinery.archives`, `machinery.manifests`
 - Captions and photographs: `dataset`, `captions`, `photographs`, `encoder`, `features`, `batches`
 - The model, scores, and captions from it: `decoder`, `metrics`, `search`
 - Training and evaluation: `machinery.checkpoints`, `training`, `self_critical`, `evaluation`

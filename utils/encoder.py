@@ -165,7 +165,9 @@ def load_encoder(name: str, weights: str | Path = "imagenet", seed: int = 42) ->
     Raises:
         EncoderError: the name is unknown, or the weights could not be downloaded or don't fit.
     """
-    spec = _spec_of(name)
+    if name not in ENCODERS:
+        raise EncoderError(f"ENCODER is {name!r}; expected one of {', '.join(ENCODERS)}.")
+    spec = ENCODERS[name]
     if weights == "imagenet":
         cnn, provenance = _download(name, spec), "imagenet"
     elif weights == "none":
@@ -206,19 +208,12 @@ def load_encoder_for(settings: Settings) -> Encoder:
     Raises:
         EncoderError: as `load_encoder`.
     """
-    _spec_of(settings.encoder)  # so that an unknown name is never taken for a missing network
     try:
         return load_encoder(settings.encoder, settings.weights)
     except EncoderError:
         if settings.weights == "imagenet" and settings.dataset == "sample":
             return load_encoder(settings.encoder, "none")
         raise
-
-
-def _spec_of(name: str) -> EncoderSpec:
-    if name not in ENCODERS:
-        raise EncoderError(f"ENCODER is {name!r}; expected one of {', '.join(ENCODERS)}.")
-    return ENCODERS[name]
 
 
 def _download(name: str, spec: EncoderSpec) -> keras.Model:
