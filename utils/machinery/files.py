@@ -170,15 +170,23 @@ def check_fields(
     return content
 
 
-def read_table(source: Path | str, columns: Sequence[str], remedy: str = "") -> pd.DataFrame:
-    """Reads a CSV file with these columns, or more, as `read_text` does; "" and "none" are text.
+def read_table(
+    source: Path | str, columns: Mapping[str, type] | Sequence[str], remedy: str = ""
+) -> pd.DataFrame:
+    """Reads a CSV file as `read_text` does; a cell that is empty or says "none" is text.
+
+    Args:
+        source, remedy: as for `read_text`.
+        columns: that it must have, with their types (str, int, float) where they are known: without
+            one, "007" would become 7. It may have more.
 
     Raises:
         StaleArtefactError: as `read_text`, or it is no such table, or its last line is cut.
     """
     text = read_text(source, remedy)
     try:
-        table = pd.read_csv(io.StringIO(text), keep_default_na=False)
+        types = columns if isinstance(columns, Mapping) else None
+        table = pd.read_csv(io.StringIO(text), keep_default_na=False, dtype=types)
     except (ValueError, MemoryError, OverflowError) as error:  # pandas' own are ValueErrors
         raise invalid(source, f"it is no table ({error})", remedy) from error
     if lacking := [column for column in columns if column not in table.columns]:
