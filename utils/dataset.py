@@ -499,7 +499,7 @@ def _read(settings: Settings, folder: Path) -> Dataset:
 def _read_own(
     folder: Path, oddities: list[str]
 ) -> tuple[pd.DataFrame, Path, set[str], dict[str, list[str]] | None]:
-    """Captions, folder, names of photographs and, with Karpathy's JSON, splits of one's own data."""
+    """Captions, folder, names of photographs and, if the file has them, splits of one's own."""
     places = list(_with_subfolders(folder))
     files = [place / name for place in places[:1] for name in _entries(place, os.DirEntry.is_file)]
     texts = [file for file in files if file.suffix.lower() in (".csv", ".json")]
@@ -524,7 +524,7 @@ def _read_own(
 
 
 def _read_karpathy(file: Path) -> tuple[pd.DataFrame, dict[str, list[str]]]:
-    """Captions and splits of Karpathy's `dataset_flickr30k.json`, `dataset_coco.json` and others."""
+    """Captions and splits of a file as Karpathy's `dataset_flickr30k.json`."""
     rows, splits = [], {split: [] for split in SPLITS}
     try:
         for image in read_json(file, "Fetch it again.", {"images": list})["images"]:
