@@ -56,9 +56,9 @@ def test_any_caption_comes_back_with_its_rare_words_unknown(texts, min_count, ne
     counts = Counter(chain.from_iterable(captions))
     assert set(vocabulary.tokens[4:]) == {word for word in counts if counts[word] >= min_count}
     for caption in [*captions, clean(new)]:
-        numbers = vocabulary.encode(caption)
-        assert len(numbers) == len(caption) + 2
-        assert vocabulary.decode([*numbers, PAD, PAD]) == [
+        token_ids = vocabulary.encode(caption)
+        assert len(token_ids) == len(caption) + 2
+        assert vocabulary.decode([*token_ids, PAD, PAD]) == [
             word if counts[word] >= min_count else RESERVED[UNKNOWN] for word in caption
         ]
 
@@ -67,10 +67,10 @@ def test_any_caption_comes_back_with_its_rare_words_unknown(texts, min_count, ne
 def test_what_a_vocabulary_knows_survives_the_round_trip(captions):
     vocabulary = Vocabulary.build(captions)
     for caption in captions:
-        numbers = vocabulary.encode(caption)
-        assert numbers[0] == START
-        assert numbers[-1] == END
-        assert vocabulary.decode(numbers) == caption
+        token_ids = vocabulary.encode(caption)
+        assert token_ids[0] == START
+        assert token_ids[-1] == END
+        assert vocabulary.decode(token_ids) == caption
 
 
 def test_rare_words_become_unknown_and_padding_is_not_spelt_out():
@@ -99,7 +99,10 @@ def test_a_missing_vocabulary_names_the_notebook_that_makes_it(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format": 99}, "format 99"),
+        ({"format": 99}, "'format' is 99"),
+        ({"min_count": "2"}, "'min_count' is"),
+        ({"tokens": [*RESERVED, ""]}, "'tokens' is"),
+        ({"tokens": [*RESERVED, "two words"]}, "'tokens' is"),
         ({"tokens": ["a", "b"]}, "expected"),
         ({"tokens": [*RESERVED, "dog", "dog"]}, "more than once"),
         ({"cleaning": "thorough"}, "thorough"),
@@ -115,17 +118,39 @@ def test_an_edited_vocabulary_is_refused_with_what_is_wrong(tmp_path, change, me
 
 def test_the_caption_table_comes_back_from_its_file_as_it_was(tmp_path):
     # "None" reads like a missing value, and the original cleaning leaves nothing of "A ...".
-    texts = ["None of the dogs , runs .", "None", "A ..."]
-    captions = pd.DataFrame({"photo": ["b", "b", "a"], "number": [0, 1, 0], "caption": texts})
-    splits = {"train": ["b"], "dev": ["a"], "test": []}
+    # The last photograph's name, and what is said of it, look like numbers.
+    texts = ["None of the dogs , runs .", "None", "A ...", "007"]
+    captions = pd.DataFrame(
+        {"photo": ["b", "b", "a", "01"], "number": [0, 1, 0, 0], "caption": texts}
+    )
+    splits = {"train": ["b"], "dev": ["a"], "test": ["01"]}
     table = caption_table(Dataset("sample", Path(), captions, splits, "", []))
     table.to_csv(tmp_path / "captions.csv", index=False)
 
     assert list(table.columns) == CAPTION_COLUMNS
-    assert table["split"].tolist() == ["train", "train", "dev"]
-    assert table["tokens"].tolist() == ["none of the dogs runs", "none", "a"]
-    assert table["original_tokens"].tolist() == ["none of the dogs runs", "none", ""]
+    assert table["split"].tolist() == ["train", "train", "dev", "test"]
+    assert table["tokens"].tolist() == ["none of the dogs runs", "none", "a", "007"]
+    assert table["original_tokens"].tolist() == ["none of the dogs runs", "none", "", ""]
     pd.testing.assert_frame_equal(read_caption_table(tmp_path / "captions.csv"), table)
+
+
+@pytest.mark.parametrize(
+    ("content", "finding"),
+    [
+        ("photo,caption\na,b\n", "no column 'split'"),
+        (",".join(CAPTION_COLUMNS) + "\n", "no captions"),
+        (",".join(CAPTION_COLUMNS) + "\na,middle,0,A dog,a dog,dog\n", "unknown split"),
+        (",".join(CAPTION_COLUMNS) + "\na,dev,first,A dog,a dog,dog\n", "no table"),
+        (
+            ",".join(CAPTION_COLUMNS) + "\na,dev,0,A dog,a dog,dog\na,de",
+            "last line is cut|no table",
+        ),
+    ],
+)
+def test_a_table_of_captions_that_is_cut_or_another_is_refused(tmp_path, content, finding):
+    (tmp_path / "captions.csv").write_text(content)
+    with pytest.raises(StaleArtefactError, match=finding):
+        read_caption_table(tmp_path / "captions.csv")
 
 
 def test_the_threshold_table_counts_what_the_training_captions_leave_unknown():

@@ -23,8 +23,10 @@ from utils.machinery.errors import (
     FolderInUseError,
     MissingStageError,
     StaleArtefactError,
+    UnreadablePhotographError,
 )
 from utils.machinery.files import write_json
+from utils.photographs import load_pixels
 from utils.settings import PROJECT
 
 SHARED = PROJECT.parent / "shared"
@@ -112,7 +114,7 @@ def test_the_manifest_says_what_made_the_features(photos, tmp_path):
     manifest = json.loads((tmp_path / "pooled.json").read_text())
     assert manifest == features.manifest
     expected = {
-        "format": 1,
+        "format": 2,
         "kind": "pooled",
         "encoder": "quarters",
         "weights": "imagenet",
@@ -190,7 +192,7 @@ def test_features_of_another_encoder_are_refused_with_both_sides(photos, tmp_pat
     before = (tmp_path / "pooled.npy").read_bytes()
     with pytest.raises(StaleArtefactError, match=sides) as caught:
         extract_features(replace(SlowEncoder(), **change), photos, tmp_path)
-    assert "Delete it and pooled.json" in str(caught.value)
+    assert "Delete pooled.npy and pooled.json" in str(caught.value)
     assert (tmp_path / "pooled.npy").read_bytes() == before
 
 
@@ -233,9 +235,9 @@ def test_no_photographs_at_all_is_said(tmp_path):
         extract_features(SlowEncoder(), empty, tmp_path)
 
 
-@pytest.mark.parametrize("factor", [np.nan, 1e6])
+@pytest.mark.parametrize("factor", [np.nan, 1e6, 0])
 def test_numbers_that_float16_cannot_hold_are_refused(photos, tmp_path, factor):
-    with pytest.raises(EncoderError, match="no finite float16"):
+    with pytest.raises(EncoderError, match="all zero, or no finite float16"):
         extract_features(SlowEncoder(factor=factor), photos, tmp_path, kind="spatial")
 
 
@@ -357,7 +359,7 @@ def test_photographs_are_read_ahead_but_only_a_few(tmp_path, monkeypatch):
     read = []
     monkeypatch.setattr(
         "utils.features.load_pixels",
-        lambda path, size: read.append(path) or np.zeros((size, size, 3), np.uint8),
+        lambda path, size: read.append(path) or np.ones((size, size, 3), np.uint8),
     )
     ahead = []
 
@@ -388,15 +390,81 @@ def test_an_array_that_contradicts_its_manifest_is_refused(photos, tmp_path):
     array = tmp_path / "pooled.npy"
     content = array.read_bytes()
     np.save(array, np.zeros((50, 4), np.float32))
-    with pytest.raises(StaleArtefactError, match=r"has shape \(50, 4\).* says shape \(50, 3\)"):
+    with pytest.raises(StaleArtefactError, match=r"has shape \[50, 4\].* says \[50, 3\]"):
         load_features(tmp_path)
     array.write_bytes(content[:-4])
     with pytest.raises(StaleArtefactError, match="no whole array"):
         load_features(tmp_path)
     array.write_bytes(content)
     (tmp_path / "pooled.json").write_text('{"format": 0}')
-    with pytest.raises(StaleArtefactError, match="manifest has format 0; expected 1"):
+    with pytest.raises(StaleArtefactError, match=r"pooled\.json .*'format' is 0"):
         load_features(tmp_path)
+
+
+@pytest.mark.parametrize("whole", [True, False])
+@pytest.mark.parametrize("change", ["zeroed", "not a number", "exchanged"])
+def test_an_array_that_was_changed_in_place_is_refused(
+    photos, tmp_path, monkeypatch, change, whole
+):
+    extract_features(SlowEncoder(), photos, tmp_path, "spatial")
+    if not whole:  # the hash of a large array, of the beginning of each row
+        monkeypatch.setattr("utils.machinery.manifests._HASHED_WHOLE", 0)
+        (tmp_path / "spatial.json").unlink()
+        extract_features(SlowEncoder(), photos, tmp_path, "spatial")
+    load_features(tmp_path, "spatial")
+    array = np.load(tmp_path / "spatial.npy", mmap_mode="r+")
+    array[7] = {"zeroed": 0, "not a number": np.nan, "exchanged": array[8].copy()}[change]
+    array.flush()
+    with pytest.raises(StaleArtefactError, match=r"spatial\.npy.*changed since notebook 03"):
+        load_features(tmp_path, "spatial")
+
+
+@pytest.mark.parametrize("change", [lambda photos: photos[::-1], lambda photos: photos[:1] * 50])
+def test_photographs_reversed_or_doubled_in_the_manifest_are_refused(photos, tmp_path, change):
+    extract_features(SlowEncoder(), photos, tmp_path)
+    manifest = json.loads((tmp_path / "pooled.json").read_text())
+    manifest["photos"] = change(manifest["photos"])
+    write_json(tmp_path / "pooled.json", manifest)
+    with pytest.raises(StaleArtefactError, match=r"pooled\.json was changed since"):
+        load_features(tmp_path)
+
+
+def test_a_photograph_replaced_by_one_of_equal_size_is_noticed(photos, tmp_path):
+    extract_features(SlowEncoder(), photos, tmp_path)
+    path = photos.photo_path("photo007.png")
+    content = bytearray(path.read_bytes())
+    content[-20] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(StaleArtefactError, match="photographs_hash"):
+        extract_features(SlowEncoder(), photos, tmp_path)
+
+
+def test_what_can_not_be_read_for_now_is_not_taken_for_damaged(photos, tmp_path, monkeypatch):
+    whole = extract_features(SlowEncoder(), photos, tmp_path / "uninterrupted", batch_size=2)
+
+    def fail(path, size):
+        if path.name == "photo040.png":
+            raise UnreadablePhotographError(f"{path} could not be read (input/output error).")
+        return load_pixels(path, size)
+
+    monkeypatch.setattr("utils.features.load_pixels", fail)
+    with pytest.raises(UnreadablePhotographError, match="photo040"):
+        extract_features(SlowEncoder(), photos, tmp_path, batch_size=2)
+    monkeypatch.undo()
+    encoder = SlowEncoder(calls=tmp_path / "calls")
+    resumed = extract_features(encoder, photos, tmp_path, batch_size=2)
+    assert calls(encoder) < 50
+    assert resumed.unreadable == {}
+    assert np.array_equal(resumed.array, whole.array)
+
+
+def test_a_photograph_that_can_not_be_opened_stops_the_extraction(photos, tmp_path, monkeypatch):
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("utils.features.quick_hash", refuse)
+    with pytest.raises(UnreadablePhotographError, match=r"photo000.png .*Permission denied"):
+        extract_features(SlowEncoder(), photos, tmp_path)
 
 
 def test_an_unknown_kind_is_refused(tmp_path):

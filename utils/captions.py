@@ -1,4 +1,4 @@
-"""Captions as tokens, and tokens as numbers: two ways of cleaning, and the vocabulary."""
+"""Captions as tokens, and tokens as ids: two ways of cleaning, and the vocabulary."""
 
 import re
 import string
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from utils.machinery.errors import StaleArtefactError
-from utils.machinery.files import read_json, require, write_json
+from utils.machinery.files import invalid, read_json, read_table, require, write_json
 
 if TYPE_CHECKING:  # only its shape is used here, and captions are cleaned without a data set too
     from utils.dataset import Dataset
@@ -21,6 +21,7 @@ PAD, START, END, UNKNOWN = 0, 1, 2, 3
 RESERVED = ("<pad>", "<start>", "<end>", "<unknown>")
 VOCABULARY_FORMAT = 1
 MADE_BY = "notebook 02_clean_captions"
+REMEDY = "Make it again with notebook 02."
 CAPTION_COLUMNS = ["photo", "split", "number", "caption", "tokens", "original_tokens"]
 # Where the table keeps the tokens of each cleaning.
 TOKEN_COLUMNS = {"full": "tokens", "original": "original_tokens"}
@@ -55,10 +56,10 @@ CLEANINGS: dict[str, Callable[[str], list[str]]] = {"full": clean, "original": c
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """The words a decoder knows; a token's number is its place in `tokens`.
+    """The words a decoder knows; a token's id is its index in `tokens`.
 
-    Places 0 to 3 are reserved for padding, start, end and unknown. The other words follow by
-    falling frequency, equal ones by the alphabet, so the same captions give the same numbers.
+    Ids 0 to 3 are reserved for padding, start, end and unknown. The other words follow by falling
+    frequency, equal ones by the alphabet, so the same captions give the same ids.
     """
 
     tokens: tuple[str, ...]
@@ -66,24 +67,17 @@ class Vocabulary:
     min_count: int = 1
 
     def __post_init__(self):
+        finding = None
         if tuple(self.tokens[:4]) != RESERVED:
-            raise StaleArtefactError(
-                f"The vocabulary starts with {list(self.tokens[:4])}; expected {list(RESERVED)}. "
-                "Make it again with notebook 02."
-            )
-        if len(set(self.tokens)) != len(self.tokens):
-            twice = [token for token, count in Counter(self.tokens).items() if count > 1]
-            raise StaleArtefactError(
-                f"The vocabulary names {twice[:5]} more than once; each token must stand once. "
-                "Make it again with notebook 02."
-            )
-        if self.cleaning not in CLEANINGS:
-            raise StaleArtefactError(
-                f"The vocabulary was made with the cleaning {self.cleaning!r}; "
-                f"known ones are {', '.join(CLEANINGS)}."
-            )
-        numbers = {token: number for number, token in enumerate(self.tokens)}
-        object.__setattr__(self, "_numbers", numbers)
+            finding = f"it starts with {list(self.tokens[:4])}; expected {list(RESERVED)}"
+        elif twice := [token for token, count in Counter(self.tokens).items() if count > 1]:
+            finding = f"it names {twice[:5]} more than once"
+        elif self.cleaning not in CLEANINGS:
+            finding = f"its cleaning is {self.cleaning!r}; known are {', '.join(CLEANINGS)}"
+        if finding:
+            raise StaleArtefactError(f"The vocabulary can't be used: {finding}. {REMEDY}")
+        token_ids = {token: token_id for token_id, token in enumerate(self.tokens)}
+        object.__setattr__(self, "_token_ids", token_ids)
 
     @classmethod
     def build(
@@ -99,20 +93,20 @@ class Vocabulary:
         return len(self.tokens)
 
     def __contains__(self, token: str) -> bool:
-        return token in self._numbers
+        return token in self._token_ids
 
     def encode(self, tokens: Iterable[str]) -> list[int]:
-        """Numbers of `tokens` between START and END; words outside the vocabulary are UNKNOWN."""
-        return [START, *(self._numbers.get(token, UNKNOWN) for token in tokens), END]
+        """Ids of `tokens` between START and END; words outside the vocabulary are UNKNOWN."""
+        return [START, *(self._token_ids.get(token, UNKNOWN) for token in tokens), END]
 
-    def decode(self, numbers: Iterable[int]) -> list[str]:
+    def decode(self, token_ids: Iterable[int]) -> list[str]:
         """Words up to the first END; padding and START are left out."""
         words = []
-        for number in numbers:
-            if number == END:
+        for token_id in token_ids:
+            if token_id == END:
                 break
-            if number not in (PAD, START):
-                words.append(self.tokens[number])
+            if token_id not in (PAD, START):
+                words.append(self.tokens[token_id])
         return words
 
     def save(self, path: Path) -> None:
@@ -133,30 +127,21 @@ class Vocabulary:
             MissingStageError: there is no such file.
             StaleArtefactError: the file is of another format or was edited into nonsense.
         """
+        fields = {
+            "format": lambda value: value == VOCABULARY_FORMAT,
+            "tokens": lambda value: isinstance(value, list) and all(map(_is_token, value)),
+            "cleaning": CLEANINGS.__contains__,
+            "min_count": int,
+        }
+        content = read_json(require(path, MADE_BY), REMEDY, fields)
         try:
-            content = read_json(require(path, MADE_BY))
-        except ValueError as error:  # no JSON, or no text at all
-            raise _stale_vocabulary(path, f"is not JSON ({error})") from error
-        found = content.get("format") if isinstance(content, dict) else None
-        if found != VOCABULARY_FORMAT:
-            raise _stale_vocabulary(
-                path, f"has the format {found!r}; this version reads {VOCABULARY_FORMAT}"
-            )
-        tokens = content.get("tokens")
-        if not (isinstance(tokens, list) and all(isinstance(token, str) for token in tokens)):
-            raise _stale_vocabulary(path, 'has no list of words under "tokens"')
-        if not isinstance(min_count := content.get("min_count"), int):
-            raise _stale_vocabulary(
-                path, f'has {min_count!r} under "min_count"; expected a whole number'
-            )
-        try:
-            return cls(tuple(tokens), content.get("cleaning"), min_count)
+            return cls(tuple(content["tokens"]), content["cleaning"], content["min_count"])
         except StaleArtefactError as error:
-            raise StaleArtefactError(f"{path} can't be used: {error}") from error
+            raise invalid(path, str(error)) from error
 
 
-def _stale_vocabulary(path: Path, finding: str) -> StaleArtefactError:
-    return StaleArtefactError(f"{path} {finding}. Make it again with notebook 02.")
+def _is_token(value: object) -> bool:
+    return isinstance(value, str) and 0 < len(value) <= 1000 and not any(map(str.isspace, value))
 
 
 def caption_table(dataset: "Dataset") -> pd.DataFrame:
@@ -184,18 +169,11 @@ def read_caption_table(path: Path) -> pd.DataFrame:
         MissingStageError: notebook 02 has not made it.
         StaleArtefactError: it is no table of captions, or one of another version.
     """
-    try:
-        table = pd.read_csv(require(path, MADE_BY), keep_default_na=False)
-    except ValueError as error:  # pandas' own errors, and text that is not UTF-8
-        raise StaleArtefactError(
-            f"{path} is not a table of captions ({error}). Make it again with notebook 02."
-        ) from error
-    if list(table.columns) != CAPTION_COLUMNS:
-        raise StaleArtefactError(
-            f"{path} has the columns {', '.join(table.columns)}; expected "
-            f"{', '.join(CAPTION_COLUMNS)}. Make it again with notebook 02."
-        )
-    return table
+    types = dict.fromkeys(CAPTION_COLUMNS, str) | {"number": int}
+    table = read_table(require(path, MADE_BY), types, REMEDY)
+    if not (len(table) and set(table["split"]) <= {"train", "dev", "test"}):
+        raise invalid(path, "it has no captions, or of an unknown split", REMEDY)
+    return table[CAPTION_COLUMNS]
 
 
 def threshold_table(
@@ -209,11 +187,13 @@ def threshold_table(
     Args:
         training, dev: tokenised captions; the vocabulary comes from `training` only.
         thresholds: values of `min_count` to try.
-        units: inputs of the softmax layer, whose size depends on the vocabulary's.
+        units: inputs of the softmax layer, or length of a word's embedding where the layer shares
+            its weights with the embedding (tied weights).
 
     Returns:
         Columns `min_count`, `words` (in the vocabulary, reserved ones included), `unknown_share`
-        and `unknown_share_dev` (of all tokens, in [0, 1]) and `softmax_parameters`.
+        and `unknown_share_dev` (of all tokens, in [0, 1]) and `softmax_parameters`, a bias per word
+        included.
     """
     counts, dev_counts = (Counter(chain.from_iterable(split)) for split in (training, dev))
     rows = []

@@ -1,7 +1,7 @@
 """The data set: photographs, five captions for each, and a split into train, dev and test.
 
-Reads both public forms of Flickr8k and draws the sample. What is odd in the files is skipped
-and said; what would falsify results is refused.
+Reads both public forms of Flickr8k, and folders of your own, and draws the sample. What is odd in
+the files is skipped and reported; what would falsify results is refused.
 """
 
 import csv
@@ -13,17 +13,20 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import pandas as pd
 
 from utils.machinery.archives import download, unpack
-from utils.machinery.errors import DatasetError, DownloadError
+from utils.machinery.errors import (
+    CaptionProjectError,
+    DatasetError,
+    DownloadError,
+    StaleArtefactError,
+)
+from utils.machinery.files import content_hash, quick_hash, read_json
 from utils.machinery.lock import only_one_in
-from utils.settings import Settings
-
-# The files of Flickr8k, in both of its public forms
-
+from utils.settings import Settings, short_path
 
 TOKEN_FILE = "Flickr8k.token.txt"  # original form: name.jpg#0<TAB>caption
 CSV_FILE = "captions.txt"  # Kaggle form: name.jpg,caption under the header image,caption
@@ -33,66 +36,41 @@ PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png")  # in any case
 TEXT_FOLDER = "Flickr8k_text"
 SPLITS = ("train", "dev", "test")
 SPLIT_FILES = {split: f"Flickr_8k.{split}Images.txt" for split in SPLITS}
+ARCHIVES_ADDRESS = "https://github.com/jbrownlee/Datasets/releases/download/Flickr8k/"
 CAPTIONS_PER_PHOTO = 5
 MOST_BAD_LINES = 0.05  # of a file; above that it is another file than it seems
 MOST_WORDS = 200  # of a caption; Flickr8k's longest has 38, and a batch is padded to its longest
-
+MOST_LETTERS = 100  # of a word
+MOST_MISSING = 0.05  # of the photographs that have captions; more means an incomplete copy
+MOST_BYTES = 1 << 30  # of a caption file; COCO's has 144 MB
+FEWEST_PHOTOS = 2  # in a split: a loss or score of one photograph means nothing
+FEWEST_WHEN_LIMITED = 3
+# Less the one name that has no photograph. The splits are the official ones.
+FLICKR8K_COUNTS = {
+    "photographs": 8091,
+    "captions": 40455,
+    "train photographs": 6000,
+    "dev photographs": 1000,
+    "test photographs": 1000,
+}
 _LETTER_OR_DIGIT = re.compile(r"[^\W_]")
+# How Karpathy's files name the splits; "restval" is more training data of COCO.
+_KARPATHY_SPLITS = {"train": "train", "restval": "train", "val": "dev", "test": "test"}
 
 
-def _places(folder: Path) -> Iterator[Path]:
-    """The folder and its subfolders, as archives are often unpacked into one of their own."""
-    if folder.is_dir():
-        yield folder
-        yield from _subfolders(folder)
-
-
-def _subfolders(folder: Path) -> list[Path]:
-    with os.scandir(folder) as entries:
-        names = [entry.name for entry in entries if entry.is_dir() and entry.name[0] != "."]
-    return [folder / name for name in sorted(names)]
-
-
-def find_photo_folder(folder: Path) -> Path | None:
-    """The folder with the photographs, in `folder` or one level down; None if there is none."""
-    for place in _places(folder):
-        for subfolder in _subfolders(place):
-            if subfolder.name.lower() in PHOTO_FOLDERS and photos_in(subfolder):
-                return subfolder
-    return None
-
-
-def find_file(folder: Path, name: str) -> Path | None:
-    """A text file in `folder`, one level down, or in a text folder there; None if there is none."""
-    for place in _places(folder):
-        for file in (place / name, place / TEXT_FOLDER / name):
-            if file.is_file():
-                return file
-    return None
-
-
-def photos_in(folder: Path) -> set[str]:
-    """Names of the photographs in a folder, by their endings; nothing is opened."""
-    with os.scandir(folder) as entries:
-        return {
-            entry.name
-            for entry in entries
-            if entry.name.lower().endswith(PHOTO_SUFFIXES)
-            and entry.name[0] != "."
-            and entry.is_file()
-        }
+# Reading caption and split files
 
 
 class _BadLine(ValueError):
-    """Says what is wrong with one line of a file."""
+    """Tells what is wrong with one line of a file."""
 
 
 def read_captions(caption_file: Path) -> tuple[pd.DataFrame, list[str]]:
-    """Reads `Flickr8k.token.txt`, or a CSV file with the header `image,caption`.
+    """Reads `Flickr8k.token.txt`, or a CSV file with the columns image and caption.
 
-    Bad lines are skipped: no tab or number, no word, more than 200 words, a second caption of the
-    same number, bytes that are not UTF-8. In the CSV form a photograph's captions are numbered as
-    they come.
+    Bad lines are skipped: no tab or number, no word, more than 200 words, a word of more than 100
+    letters, a second caption of the same number, bytes that are not UTF-8. In the CSV form a
+    photograph's captions are numbered as they come.
 
     Returns:
         Captions with the columns line, photo, number and caption, and a sentence per bad line.
@@ -100,12 +78,11 @@ def read_captions(caption_file: Path) -> tuple[pd.DataFrame, list[str]]:
     Raises:
         DatasetError: there is no caption, or more than 5 % of the lines are bad.
     """
-    is_csv = caption_file.name == CSV_FILE
+    is_csv = caption_file.name != TOKEN_FILE
     lines = list(_lines(caption_file))
     count = len(lines)
-    if is_csv and (not lines or lines.pop(0)[1].replace(" ", "").lower() != "image,caption"):
-        raise DatasetError(f"{caption_file}, line 1: expected the header image,caption.")
-    rows, bad = _parse(caption_file, lines, _parse_csv_line if is_csv else _parse_token_line)
+    parse_line = _csv_parser(caption_file, lines) if is_csv else _parse_token_line
+    rows, bad = _parse(caption_file, lines, parse_line)
     good, line_of, seen = [], {}, Counter()
     for line, photo, number, caption in rows:
         number = seen[photo] if is_csv else number
@@ -113,7 +90,7 @@ def read_captions(caption_file: Path) -> tuple[pd.DataFrame, list[str]]:
         if number >= CAPTIONS_PER_PHOTO:
             problem = "is one too many"
         elif (photo, number) in line_of:
-            problem = f"stands in line {line_of[photo, number]} already"
+            problem = f"already appears on line {line_of[photo, number]}"
         else:
             line_of[photo, number] = line
             good.append((line, photo, number, caption))
@@ -132,7 +109,7 @@ def read_split(split_file: Path) -> tuple[dict[str, int], list[str]]:
         The line of each name, in their order, and a sentence per bad line, which is skipped.
 
     Raises:
-        DatasetError: a name stands twice, or more than 5 % of the lines can't be read.
+        DatasetError: a name appears twice, or more than 5 % of the lines can't be read.
     """
     lines = list(_lines(split_file))
     rows, bad = _parse(split_file, lines, lambda line: (line.strip(),))
@@ -141,7 +118,7 @@ def read_split(split_file: Path) -> tuple[dict[str, int], list[str]]:
     for line, name in rows:
         if name in line_of:
             raise DatasetError(
-                f"{split_file}, line {line}: {name} stands in line {line_of[name]} already. A "
+                f"{split_file}, line {line}: {name} already appears on line {line_of[name]}. A "
                 "photograph that counts twice shifts every score; fetch the split files again, or "
                 "delete the second line."
             )
@@ -151,6 +128,8 @@ def read_split(split_file: Path) -> tuple[dict[str, int], list[str]]:
 
 def _lines(file: Path) -> Iterator[tuple[int, str]]:
     """Numbered lines that aren't blank; bytes that aren't UTF-8 become lone surrogates."""
+    if (size := file.stat().st_size) > MOST_BYTES:
+        raise DatasetError(f"{file} has {size:,} bytes; expected {MOST_BYTES:,} or fewer.")
     text = file.read_bytes().decode("utf-8-sig", errors="surrogateescape")
     for number, line in enumerate(io.StringIO(text, newline=None), start=1):
         if line.strip():
@@ -179,34 +158,47 @@ def _parse_token_line(line: str) -> tuple[str, int, str]:
     photo, _, number = key.strip().rpartition("#")
     if not photo or number not in ("0", "1", "2", "3", "4"):
         raise _BadLine(f"expected name.jpg#0 to name.jpg#4 before the tab, found {key[:60]!r}")
-    _check_caption(key, caption)
-    return photo, int(number), caption.strip()
+    return photo, int(number), _checked_caption(key, caption)
 
 
-def _parse_csv_line(line: str) -> tuple[str, int, str]:
-    try:
-        # Line by line and strictly, so that a quote never closed can't swallow what follows.
-        fields = next(csv.reader([line], strict=True))
-    except csv.Error as error:
-        raise _BadLine(f"not a line of CSV ({error})") from None
-    if len(fields) != 2:
-        raise _BadLine(
-            f"expected name,caption, found {len(fields)} fields (a comma outside quotes?)"
-        )
-    photo, caption = (field.strip() for field in fields)
-    if not photo:
-        raise _BadLine("no name before the comma")
-    _check_caption(photo, caption)
-    return photo, 0, caption
+def _csv_parser(file: Path, lines: list[tuple[int, str]]) -> Callable[[str], tuple]:
+    """Takes the header off the lines and returns what parses the others."""
+    header = lines.pop(0)[1].replace(" ", "").lower().split(",") if lines else []
+    if not {"image", "caption"} <= set(header):
+        raise DatasetError(f"{file}, line 1: expected the header image,caption.")
+
+    def parse(line: str) -> tuple[str, int, str]:
+        try:
+            # Line by line and strictly, so that a quote never closed can't swallow what follows.
+            fields = next(csv.reader([line], strict=True))
+        except csv.Error as error:
+            raise _BadLine(f"not a line of CSV ({error})") from None
+        if len(fields) != len(header):
+            raise _BadLine(
+                f"expected {','.join(header)}, found {len(fields)} fields (a comma outside quotes?)"
+            )
+        photo = fields[header.index("image")].strip()
+        if not photo:
+            raise _BadLine("no name of a photograph")
+        return photo, 0, _checked_caption(photo, fields[header.index("caption")])
+
+    return parse
 
 
-def _check_caption(name: str, caption: str) -> None:
-    if not caption.strip():
+def _checked_caption(name: str, caption: str) -> str:
+    caption, name = caption.strip(), name[:60]
+    words = caption.split()
+    if not words:
         raise _BadLine(f"{name} has an empty caption")
     if not _LETTER_OR_DIGIT.search(caption):  # it would teach that a caption ends at once
-        raise _BadLine(f"the caption of {name} has no word, only {caption.strip()[:20]!r}")
-    if (words := len(caption.split())) > MOST_WORDS:
-        raise _BadLine(f"the caption of {name} has {words:,} words; expected {MOST_WORDS} or fewer")
+        raise _BadLine(f"the caption of {name} has no word, only {caption[:20]!r}")
+    if len(words) > MOST_WORDS:
+        raise _BadLine(
+            f"the caption of {name} has {len(words):,} words; expected {MOST_WORDS} or fewer"
+        )
+    if (longest := max(map(len, words))) > MOST_LETTERS:
+        raise _BadLine(f"the caption of {name} has a word of {longest:,} letters")
+    return caption
 
 
 def _require_mostly_good(file: Path, bad: list[str], lines: int) -> None:
@@ -220,31 +212,17 @@ def _require_mostly_good(file: Path, bad: list[str], lines: int) -> None:
 # The data set
 
 
-ARCHIVES_ADDRESS = "https://github.com/jbrownlee/Datasets/releases/download/Flickr8k/"
-FEWEST_PHOTOS = 2  # in a split: a loss or score of one photograph means nothing
-FEWEST_WHEN_LIMITED = 3
-MOST_MISSING = 0.05  # of the photographs that have captions; more means an incomplete copy
-# Less the one name that has no photograph. The splits are the official ones.
-FLICKR8K_COUNTS = {
-    "photographs": 8091,
-    "captions": 40455,
-    "train photographs": 6000,
-    "dev photographs": 1000,
-    "test photographs": 1000,
-}
-
-
 @dataclass(frozen=True, eq=False)
 class Dataset:
     """Photographs, captions and splits that fit together.
 
     Attributes:
-        name: "sample" or "flickr8k".
+        name: "sample", "flickr8k" or "folder".
         photo_folder: where the photographs lie; they were seen there, but not opened.
         captions: one row per caption of the photographs in `splits`, by name and number; columns
             `photo` (file name), `number` (0-4) and `caption` (raw text).
         splits: file names of "train", "dev" and "test", in the order of the split files.
-        split_source: a sentence that says where the splits are from.
+        split_source: a sentence that tells where the splits are from.
         oddities: sentences about what was skipped or looks wrong, by name, file and line.
     """
 
@@ -265,10 +243,17 @@ class Dataset:
 
     @cached_property
     def _captions_of(self) -> dict[str, list[str]]:
-        captions_of = {}
-        for photo, caption in zip(self.captions["photo"], self.captions["caption"], strict=True):
-            captions_of.setdefault(photo, []).append(caption)
-        return captions_of
+        return self.captions.groupby("photo")["caption"].agg(list).to_dict()
+
+    @cached_property
+    def made_from(self) -> dict[str, str]:
+        """Hashes of all that results depend on, on any machine, for `require_same_data`."""
+        photos = [[photo, quick_hash(self.photo_path(photo))] for photo in self.split_of]
+        return {
+            "captions": content_hash(self.captions.to_numpy().tolist()),
+            "splits": content_hash(self.splits),
+            "photographs": content_hash(photos),
+        }
 
     def references(self, photos: Iterable[str]) -> list[list[str]]:
         """Raw captions of each of `photos`, in that order; raises `KeyError` for an unknown one."""
@@ -281,11 +266,12 @@ class Dataset:
             DatasetError: too little would be left of a split.
         """
         dropped = set(photos)
-        kept = {
-            split: [photo for photo in names if photo not in dropped]
-            for split, names in self.splits.items()
-        }
-        return self._with_splits(kept)
+        return self._with_splits(
+            {
+                split: [photo for photo in names if photo not in dropped]
+                for split, names in self.splits.items()
+            }
+        )
 
     def limited(self, limit: int) -> "Dataset":
         """The first photographs of every split, `limit` altogether, in the splits' proportions."""
@@ -298,7 +284,12 @@ class Dataset:
         )
 
     def _with_splits(self, splits: dict[str, list[str]]) -> "Dataset":
-        _require_enough(splits, self.photo_folder)
+        for split, photos in splits.items():
+            if len(photos) < FEWEST_PHOTOS:
+                raise DatasetError(
+                    f"Split {split} has {len(photos)} photographs that are in {self.photo_folder} "
+                    f"and have captions; expected {FEWEST_PHOTOS} or more. Is the data set whole?"
+                )
         photos = {photo for names in splits.values() for photo in names}
         captions = self.captions[self.captions["photo"].isin(photos)].reset_index(drop=True)
         return replace(self, captions=captions, splits=splits)
@@ -308,34 +299,57 @@ def load_dataset(settings: Settings) -> Dataset:
     """Finds the data set that `settings` name, or makes it, and reads it.
 
     The sample is drawn if it isn't there. Flickr8k is taken from the folder that DATA names, else
-    from `data/flickr8k`, where it is downloaded to if need be. `settings.limit` is applied.
+    from `data/flickr8k`, where it is downloaded to if need be. DATASET=folder reads any folder of
+    photographs with a CSV file (columns image and caption), or Karpathy's JSON file, in it.
+    `settings.limit` is applied.
 
     Raises:
-        DatasetError: not to be had, or its files contradict each other; says what to do.
+        DatasetError: it could not be found or fetched, or its files contradict each other; tells
+            what to do.
         FolderInUseError: another process is downloading it.
     """
     folder = settings.dataset_folder
-    if settings.dataset == "sample":
-        _draw_what_is_missing(settings)
-    elif settings.data is None:
-        _download_what_is_missing(folder)
-    photo_folder = find_photo_folder(folder)
-    caption_file = find_file(folder, TOKEN_FILE) or find_file(folder, CSV_FILE)
-    if photo_folder is None or caption_file is None:
-        raise DatasetError(
-            f"{folder} doesn't hold a whole data set: photographs "
-            f"{photo_folder or 'missing'}, captions {caption_file or 'missing'}.\n"
-            f"{how_to_place(folder)}"
-        )
-    dataset = _read(settings, photo_folder, caption_file)
+    try:
+        if settings.dataset == "sample":
+            _draw_what_is_missing(settings)
+        elif settings.dataset == "flickr8k" and settings.data is None:
+            _download_what_is_missing(folder)
+        dataset = _read(settings, folder)
+    except CaptionProjectError:
+        raise
+    except OSError as error:
+        raise DatasetError(f"{folder} can't be read ({error}). Check its permissions.") from error
     return dataset if settings.limit is None else dataset.limited(settings.limit)
+
+
+def require_same_data(dataset: Dataset, summary_file: Path) -> None:
+    """Refuses data other than what a folder of results was made from, so that none are mixed.
+
+    Args:
+        dataset: what was loaded now.
+        summary_file: `dataset.json`, which has `dataset.made_from` under "made_from"; it may be
+            missing still.
+
+    Raises:
+        StaleArtefactError: the captions, splits or photographs are others.
+    """
+    if not summary_file.exists():
+        return
+    folder = short_path(summary_file.parent)
+    remedy = f"Move {folder} away or set another RUNS, or go back to the data that made it."
+    known = read_json(summary_file, remedy, {"made_from": dict})["made_from"]
+    if other := [what for what, found in dataset.made_from.items() if known.get(what) != found]:
+        raise StaleArtefactError(
+            f"{folder} was made from other {' and '.join(other)} than the data set has now (DATA, "
+            f"LIMIT and, without split files, SEED decide). {remedy}"
+        )
 
 
 # Finding and fetching
 
 
 def how_to_place(folder: Path) -> str:
-    """Says how to put Flickr8k into `folder` by hand, since links to it die often."""
+    """Tells how to put Flickr8k into `folder` by hand, since links to it die often."""
     return (
         f"To place Flickr8k by hand, get Flickr8k_Dataset.zip and Flickr8k_text.zip\n"
         f"({ARCHIVES_ADDRESS}) or the Kaggle form of it, and unpack it so that\n"
@@ -351,6 +365,50 @@ def how_to_place(folder: Path) -> str:
     )
 
 
+def _entries(folder: Path, kind: Callable[[os.DirEntry], bool]) -> list[str]:
+    """Sorted names in a folder that aren't hidden; a link to itself is neither file nor folder."""
+    names = []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            try:
+                if entry.name[0] != "." and kind(entry):
+                    names.append(entry.name)
+            except OSError:
+                continue
+    return sorted(names)
+
+
+def _with_subfolders(folder: Path, depth: int = 1) -> Iterator[Path]:
+    """The folder and its subfolders, as archives are often unpacked into one of their own."""
+    if folder.is_dir():
+        yield folder
+        for name in _entries(folder, os.DirEntry.is_dir) if depth else ():
+            yield from _with_subfolders(folder / name, depth - 1)
+
+
+def photos_in(folder: Path) -> set[str]:
+    """Names of the photographs in a folder, by their endings; nothing is opened."""
+    names = _entries(folder, os.DirEntry.is_file)
+    return {name for name in names if name.lower().endswith(PHOTO_SUFFIXES)}
+
+
+def find_photo_folder(folder: Path) -> Path | None:
+    """Flickr8k's folder of photographs, in `folder` or one level down; None if there is none."""
+    for place in _with_subfolders(folder, 2):
+        if place != folder and place.name.lower() in PHOTO_FOLDERS and photos_in(place):
+            return place
+    return None
+
+
+def find_file(folder: Path, name: str) -> Path | None:
+    """A text file in `folder`, one level down, or in a text folder there; None if there is none."""
+    for place in _with_subfolders(folder):
+        for file in (place / name, place / TEXT_FOLDER / name):
+            if file.is_file():
+                return file
+    return None
+
+
 def _draw_what_is_missing(settings: Settings) -> None:
     from sample import draw_sample, sample_is_current  # reads the names of files from here
 
@@ -361,7 +419,8 @@ def _draw_what_is_missing(settings: Settings) -> None:
         # Somebody's own folder: drawing over what is in it could cost them their data.
         raise DatasetError(
             f"DATA is {folder}, which has something in it that is not this version's drawn sample. "
-            "If it is Flickr8k, set DATASET=flickr8k too; else name a new folder or leave DATA out."
+            "If it is Flickr8k, set DATASET=flickr8k too, if it is your own, DATASET=folder; else "
+            "name a new folder or leave DATA out."
         )
     draw_sample(folder)
 
@@ -372,71 +431,51 @@ def _download_what_is_missing(folder: Path) -> None:
     try:
         with only_one_in(folder, "downloading Flickr8k"):
             for name in _missing_archives(folder):  # another run may have just brought them
-                _fetch(name, folder)
+                archive = download(f"{ARCHIVES_ADDRESS}{name}.zip", folder / f"{name}.zip")
+                unpack(archive, folder / name)
+                archive.unlink()
     except DownloadError as error:
         raise DatasetError(
-            f"Flickr8k is not in {folder} and can't be had: {error}\n{how_to_place(folder)}"
+            f"Flickr8k is not in {folder} and could not be downloaded: {error}\n"
+            f"{how_to_place(folder)}"
         ) from error
 
 
 def _missing_archives(folder: Path) -> list[str]:
-    missing = []
-    if find_file(folder, TOKEN_FILE) is None and find_file(folder, CSV_FILE) is None:
-        missing.append("Flickr8k_text")
-    if find_photo_folder(folder) is None:
-        missing.append("Flickr8k_Dataset")
-    return missing
-
-
-def _fetch(name: str, folder: Path) -> None:
-    archive = download(f"{ARCHIVES_ADDRESS}{name}.zip", folder / f"{name}.zip")
-    unpack(archive, folder / name)
-    archive.unlink()
+    there = {
+        "Flickr8k_text": find_file(folder, TOKEN_FILE) or find_file(folder, CSV_FILE),
+        "Flickr8k_Dataset": find_photo_folder(folder),
+    }
+    return [name for name, found in there.items() if found is None]
 
 
 # Putting together
 
 
-def _usable_captions(caption_file: Path, photo_folder: Path) -> tuple[pd.DataFrame, list[str]]:
-    """Captions whose photograph is there, with a sentence about all that doesn't fit together."""
-    captions, oddities = read_captions(caption_file)
-    there = photos_in(photo_folder)
-    first_lines = captions.groupby("photo")["line"].min().to_dict()
-    if lost := {photo: line for photo, line in first_lines.items() if photo not in there}:
-        named = _some([f"{photo} (line {line})" for photo, line in lost.items()])
-        if len(lost) > MOST_MISSING * len(first_lines):
+def _read(settings: Settings, folder: Path) -> Dataset:
+    oddities, splits = [], None
+    if settings.dataset == "folder":
+        captions, photo_folder, there, splits = _read_own(folder, oddities)
+        caption_file = folder
+    else:
+        photo_folder = find_photo_folder(folder)
+        caption_file = find_file(folder, TOKEN_FILE) or find_file(folder, CSV_FILE)
+        if photo_folder is None or caption_file is None:
             raise DatasetError(
-                f"{caption_file} names {len(first_lines):,} photographs, and {len(lost):,} of them "
-                f"are not in {photo_folder}, more than {MOST_MISSING:.0%}: {named}. The copy is "
-                "incomplete: unpack or copy the photographs again. To use fewer, set LIMIT."
+                f"{folder} doesn't hold a whole data set: photographs {photo_folder or 'missing'}, "
+                f"captions {caption_file or 'missing'}.\n{how_to_place(folder)}"
             )
-        oddities.append(
-            f"{caption_file.name} names {len(lost):,} without a photograph in {photo_folder.name}: "
-            f"{named}; the captions are skipped."
-        )
-        captions = captions[captions["photo"].isin(there)]
-    if mute := sorted(there - first_lines.keys()):
-        oddities.append(
-            f"{photo_folder.name} holds {len(mute):,} without a caption: {_some(mute)}; skipped."
-        )
-    counts = captions["photo"].value_counts()
-    if short := sorted(counts.index[counts < CAPTIONS_PER_PHOTO]):
-        oddities.append(
-            f"{len(short):,} photographs have fewer than {CAPTIONS_PER_PHOTO} captions: "
-            f"{_some(short)}."
-        )
-    captions = captions.sort_values(["photo", "number"])[["photo", "number", "caption"]]
-    return captions, oddities
-
-
-def _read(settings: Settings, photo_folder: Path, caption_file: Path) -> Dataset:
-    captions, oddities = _usable_captions(caption_file, photo_folder)
+        captions, bad = read_captions(caption_file)
+        oddities += bad
+        there = photos_in(photo_folder)
+    captions = _usable_captions(captions, caption_file, photo_folder, there, oddities)
     photos = set(captions["photo"])
     found = {"photographs": len(photos), "captions": len(captions)}
-    split_files = {
-        split: find_file(settings.dataset_folder, SPLIT_FILES[split]) for split in SPLITS
-    }
-    if any(split_files.values()):
+    split_files = {split: find_file(folder, SPLIT_FILES[split]) for split in SPLITS}
+    if splits is not None:
+        splits = {split: [name for name in splits[split] if name in photos] for split in SPLITS}
+        split_source = "Karpathy's split, which comes with the captions."
+    elif any(split_files.values()):
         splits, split_source = _splits_from_files(split_files, photos, oddities)
         found |= {f"{split} photographs": len(names) for split, names in splits.items()}
     else:
@@ -457,10 +496,87 @@ def _read(settings: Settings, photo_folder: Path, caption_file: Path) -> Dataset
     return dataset._with_splits(splits)
 
 
+def _read_own(
+    folder: Path, oddities: list[str]
+) -> tuple[pd.DataFrame, Path, set[str], dict[str, list[str]] | None]:
+    """Captions, folder, names of photographs and, if the file has them, splits of one's own."""
+    places = list(_with_subfolders(folder))
+    files = [place / name for place in places[:1] for name in _entries(place, os.DirEntry.is_file)]
+    texts = [file for file in files if file.suffix.lower() in (".csv", ".json")]
+    if len(texts) != 1:
+        raise DatasetError(
+            f"{folder} holds {len(texts)} CSV or JSON files ({_some([f.name for f in texts])}); "
+            "expected one: captions.csv with the columns image and caption, or Karpathy's JSON "
+            "file, beside the photographs or their folder."
+        )
+    if texts[0].suffix.lower() == ".csv":
+        captions, bad = read_captions(texts[0])
+        oddities += bad
+        splits = None
+    else:
+        captions, splits = _read_karpathy(texts[0])
+    photo_folder = max(places, key=lambda place: len(photos_in(place)))
+    if captions["photo"].str.contains("/").any():  # names with their folder, as COCO's
+        photo_folder = folder
+    safe = [name for name in set(captions["photo"]) if ".." not in PurePosixPath(name).parts]
+    there = {name for name in safe if name[0] != "/" and (photo_folder / name).is_file()}
+    return captions, photo_folder, there | photos_in(photo_folder), splits
+
+
+def _read_karpathy(file: Path) -> tuple[pd.DataFrame, dict[str, list[str]]]:
+    """Captions and splits of a file as Karpathy's `dataset_flickr30k.json`."""
+    rows, splits = [], {split: [] for split in SPLITS}
+    try:
+        for image in read_json(file, "Fetch it again.", {"images": list})["images"]:
+            photo = "/".join([*filter(None, [image.get("filepath")]), image["filename"]])
+            splits[_KARPATHY_SPLITS[image["split"]]].append(photo)
+            for number, sentence in enumerate(image["sentences"][:CAPTIONS_PER_PHOTO]):
+                rows.append((0, photo, number, _checked_caption(photo, sentence["raw"])))
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise DatasetError(
+            f"{file} is not Karpathy's form of a data set ({type(error).__name__}: {error})."
+        ) from error
+    return pd.DataFrame(rows, columns=["line", "photo", "number", "caption"]), splits
+
+
+def _usable_captions(
+    captions: pd.DataFrame, file: Path, photo_folder: Path, there: set[str], oddities: list[str]
+) -> pd.DataFrame:
+    """Captions whose photograph is there; adds to `oddities` what doesn't fit together."""
+    first_lines = captions.groupby("photo")["line"].min().to_dict()
+    if lost := {photo: line for photo, line in first_lines.items() if photo not in there}:
+        named = _some([f"{photo} (line {line})" for photo, line in lost.items()])
+        if len(lost) > MOST_MISSING * len(first_lines):
+            cause = "The copy is incomplete: copy the photographs again, or set LIMIT to use fewer"
+            if {name.lower() for name in there} & {name.lower() for name in lost}:
+                cause = "Some are there in other letters, such as .JPG for .jpg: rename them"
+            raise DatasetError(
+                f"{file} names {len(first_lines):,} photographs, and {len(lost):,} of them are not "
+                f"in {photo_folder}, more than {MOST_MISSING:.0%}: {named}. {cause}."
+            )
+        oddities.append(
+            f"{file.name} names {len(lost):,} without a photograph in {photo_folder.name}: "
+            f"{named}; the captions are skipped."
+        )
+        captions = captions[captions["photo"].isin(there)]
+    if uncaptioned := sorted(there - first_lines.keys()):
+        oddities.append(
+            f"{photo_folder.name} holds {len(uncaptioned):,} without a caption: "
+            f"{_some(uncaptioned)}; skipped."
+        )
+    counts = captions["photo"].value_counts()
+    if short := sorted(counts.index[counts < CAPTIONS_PER_PHOTO]):
+        oddities.append(
+            f"{len(short):,} photographs have fewer than {CAPTIONS_PER_PHOTO} captions: "
+            f"{_some(short)}."
+        )
+    return captions.sort_values(["photo", "number"])[["photo", "number", "caption"]]
+
+
 def _splits_from_files(
     split_files: dict[str, Path | None], usable: set[str], oddities: list[str]
 ) -> tuple[dict[str, list[str]], str]:
-    """Reads the three split files; adds to `oddities` what they say of photographs not `usable`."""
+    """Reads the three split files; adds to `oddities` what they name that is not `usable`."""
     if absent := [SPLIT_FILES[split] for split, file in split_files.items() if file is None]:
         raise DatasetError(
             f"{' and '.join(absent)} missing, while other split files are there. Put all three "
@@ -499,15 +615,7 @@ def _seeded_splits(photos: Iterable[str], seed: int) -> dict[str, list[str]]:
     }
 
 
-def _require_enough(splits: dict[str, list[str]], photo_folder: Path) -> None:
-    for split, photos in splits.items():
-        if len(photos) < FEWEST_PHOTOS:
-            raise DatasetError(
-                f"Split {split} has {len(photos)} photographs that are in {photo_folder} and have "
-                f"captions; expected {FEWEST_PHOTOS} or more. Is the data set complete?"
-            )
-
-
 def _some(names: list[str], most: int = 5) -> str:
     more = len(names) - most
-    return ", ".join(names[:most]) + (f" and {more:,} more" if more > 0 else "")
+    told = ", ".join(names[:most]) + (f" and {more:,} more" if more > 0 else "")
+    return told.encode("utf-8", "backslashreplace").decode()  # names of files may be no text

@@ -14,8 +14,14 @@ import numpy as np
 from tqdm import tqdm
 
 from utils.machinery.devices import agree, is_first, keep_memory, processes, wait
-from utils.machinery.errors import DatasetError, EncoderError, PhotographError, StaleArtefactError
-from utils.machinery.files import content_hash, full_disk_reported, require
+from utils.machinery.errors import (
+    DatasetError,
+    EncoderError,
+    PhotographError,
+    StaleArtefactError,
+    UnreadablePhotographError,
+)
+from utils.machinery.files import content_hash, full_disk_reported, quick_hash
 from utils.machinery.lock import only_one_in
 from utils.machinery.manifests import DTYPES, MADE_BY, FeatureFiles, Progress
 from utils.photographs import load_pixels
@@ -32,8 +38,8 @@ _MOST_UNREADABLE = 0.05  # of all photographs; more means a broken copy, not a f
 class Rows:
     """Chosen rows of a memory-mapped array, read only when they are asked for.
 
-    Is indexed along its first axis as the array of these rows would be, by a place, a slice, or an
-    array of places or of truth values.
+    Is indexed along its first axis as the array of these rows would be, by an index, a slice, or an
+    array of indices or of truth values.
     """
 
     def __init__(self, array: np.ndarray, rows: np.ndarray):
@@ -107,9 +113,9 @@ class Features:
                 f"{MADE_BY} again with this version of the project."
             )
         pooled = np.empty((len(rows), self.array.shape[-1]), np.float32)
-        for start in range(0, len(rows), 256):  # all places as floats would fill the memory
-            places = self.array[rows[start : start + 256]]
-            pooled[start : start + 256] = places.mean(axis=(1, 2), dtype=np.float32)
+        for start in range(0, len(rows), 256):  # all regions as floats would fill the memory
+            regions = self.array[rows[start : start + 256]]
+            pooled[start : start + 256] = regions.mean(axis=(1, 2), dtype=np.float32)
         return pooled
 
     def view(self, photos: Sequence[str], kind: str | None = None) -> np.ndarray | Rows:
@@ -150,8 +156,9 @@ def extract_features(
 
     Raises:
         StaleArtefactError: `folder` holds features made from something else.
-        DatasetError: there are no photographs, or more than 5 % of them can't be read.
-        EncoderError: the CNN gives numbers that are not finite.
+        DatasetError: there are no photographs, or more than 5 % of them are damaged.
+        UnreadablePhotographError: one can't be read for now; what is done so far is kept.
+        EncoderError: the CNN gives numbers that are not finite, or only zeros.
         FolderInUseError: another process extracts into `folder`.
         DiskFullError: there is no room for them; what is done so far is kept.
     """
@@ -209,26 +216,21 @@ def load_features(
             f"{files.array} comes from the encoder {manifest['encoder']!r}; asked for "
             f"{encoder!r}. Run {MADE_BY} with ENCODER={encoder}, or set ENCODER back."
         )
-    try:
-        array = np.load(require(files.array, MADE_BY), mmap_mode="r")
-    except (ValueError, EOFError) as error:
-        raise files.stale(f"it is no whole array ({error})") from error
-    found = f"shape {array.shape} and type {array.dtype}"
-    shape = (len(manifest["photos"]), *manifest["shape"][1:])
-    expected = f"shape {shape} and type {manifest['dtype']}"
-    if found != expected:
-        raise files.stale(f"it has {found}, its manifest says {expected}")
-    return Features(array, manifest)
+    return Features(files.open(manifest), manifest)
 
 
 def _made_from(
     encoder: "Encoder", dataset: "Dataset", photos: list[str], kind: str, mirrored: bool
 ) -> dict[str, Any]:
-    """Everything that the numbers depend on."""
+    """Everything that the features depend on."""
     grid, width = encoder.spec.grid, encoder.spec.width
-    # Names and sizes notice a swapped picture, and cost one look at the folder.
-    paths = [dataset.photo_path(photo) for photo in photos]
-    sizes = [path.stat().st_size if path.exists() else None for path in paths]
+    try:
+        hashes = [quick_hash(dataset.photo_path(photo)) for photo in photos]
+    except OSError as error:
+        raise UnreadablePhotographError(
+            f"{error.filename} could not be read ({error.strerror}). Check its permissions and the "
+            "disk, and run this again."
+        ) from error
     return {
         "kind": kind,
         "mirrored": mirrored,
@@ -243,7 +245,7 @@ def _made_from(
         }[kind],
         "dtype": DTYPES[kind],
         "photographs": len(photos),
-        "photographs_hash": content_hash([photos, sizes]),
+        "photographs_hash": content_hash([photos, hashes]),
     }
 
 
@@ -271,6 +273,8 @@ def _append_rows(
         for number, batch in enumerate(batches, 1):
             readable = []
             for photo, pixels in zip(photos[progress.done :], batch, strict=False):
+                if isinstance(pixels, UnreadablePhotographError):
+                    raise pixels  # it may be readable the next time, so it is not recorded
                 if isinstance(pixels, PhotographError):
                     progress.unreadable[photo] = str(pixels)
                 else:
@@ -319,13 +323,13 @@ def _rows(
     method = {"pooled": "encode", "spatial": "encode_spatial", "middle": "encode_middle"}
     encode = getattr(encoder, method[made_from["kind"]])
     features = encode(pixels, batch_size)
-    with np.errstate(over="ignore"):  # said below, and for NaN too
+    with np.errstate(over="ignore"):  # reported below, and for NaN too
         rows = np.ascontiguousarray(features, made_from["dtype"])
-    if not np.isfinite(rows).all():
+    if not (np.isfinite(rows).all() and rows.reshape(len(rows), -1).any(axis=1).all()):
         raise EncoderError(
-            f"{encoder.name} gives features that are no finite {made_from['dtype']} numbers (the "
-            f"largest is {np.abs(features).max():.4g}). Check its weights; those of an untrained "
-            'encoder may be too large for float16, then take kind="pooled".'
+            f"{encoder.name} gives features that are all zero, or no finite {made_from['dtype']} "
+            f"numbers (the largest is {np.abs(features).max():.4g}). Check its weights; those of "
+            'an untrained encoder may be too large for float16, then take kind="pooled".'
         )
     return rows
 

@@ -24,6 +24,7 @@ from utils.settings import short_path
 
 RECORD_FILE = "stages.json"  # in a folder: the hash of each file that a notebook handed over
 _BLOCK = 1 << 20  # bytes read at once when hashing: constant memory for files of any size
+_ENDS = 4096  # bytes at both ends of a file that `quick_hash` reads
 _NEARLY_FULL = 1 << 20  # bytes: less than this free explains a write that failed without a reason
 _MOST_BYTES = 256 << 20  # of a JSON or CSV file; Flickr8k's largest has 8 MB
 # What zipfile and NumPy raise on damaged files; RuntimeError is for a password.
@@ -170,15 +171,23 @@ def check_fields(
     return content
 
 
-def read_table(source: Path | str, columns: Sequence[str], remedy: str = "") -> pd.DataFrame:
-    """Reads a CSV file with these columns, or more, as `read_text` does; "" and "none" are text.
+def read_table(
+    source: Path | str, columns: Mapping[str, type] | Sequence[str], remedy: str = ""
+) -> pd.DataFrame:
+    """Reads a CSV file as `read_text` does; a cell that is empty or says "none" is text.
+
+    Args:
+        source, remedy: as for `read_text`.
+        columns: that it must have, with their types (str, int, float) where they are known: without
+            one, "007" would become 7. It may have more.
 
     Raises:
         StaleArtefactError: as `read_text`, or it is no such table, or its last line is cut.
     """
     text = read_text(source, remedy)
     try:
-        table = pd.read_csv(io.StringIO(text), keep_default_na=False)
+        types = columns if isinstance(columns, Mapping) else None
+        table = pd.read_csv(io.StringIO(text), keep_default_na=False, dtype=types)
     except (ValueError, MemoryError, OverflowError) as error:  # pandas' own are ValueErrors
         raise invalid(source, f"it is no table ({error})", remedy) from error
     if lacking := [column for column in columns if column not in table.columns]:
@@ -283,6 +292,21 @@ def file_hash(path: Path | str) -> str:
         while block := file.read(_BLOCK):
             digest.update(block)
     return digest.hexdigest()
+
+
+def quick_hash(path: Path) -> str | None:
+    """Hash of a file's size, first and last block: enough to notice another file; None if missing.
+
+    Raises:
+        OSError: it can't be read.
+    """
+    if not path.exists():
+        return None
+    with path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        first = file.read(_ENDS)
+        file.seek(max(size - _ENDS, 0))
+        return hashlib.sha256(b"%d" % size + first + file.read(_ENDS)).hexdigest()
 
 
 def content_hash(content: Any) -> str:

@@ -1,10 +1,11 @@
 """Files of one feature extraction, finished or not, so that a kill at any moment costs little.
 
-A finished one is an array (`pooled.npy`) and a manifest (`pooled.json`) that says what made it. An
-unfinished one is a partial array that grows and a progress record that says how much of it counts,
-both hidden. The manifest is written last: where it stands, everything stands.
+A finished one is an array (`pooled.npy`) and a manifest (`pooled.json`) that tells what made it. An
+unfinished one is a partial array that grows and a progress record that tells how much of it counts,
+both hidden. The manifest is written last: where it is, everything is.
 """
 
+import hashlib
 import os
 import shutil
 from copy import copy
@@ -15,23 +16,29 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from utils.machinery.errors import StaleArtefactError
-from utils.machinery.files import read_json, require, write_json
+from utils.machinery.files import (
+    content_hash,
+    invalid,
+    read_json,
+    require,
+    write_json,
+)
 
 # Of a whole grid there are 49 to 200 times as many numbers to store as of its mean.
 DTYPES = {"pooled": "float32", "spatial": "float16", "middle": "float16"}
 MADE_BY = "notebook 03"
+FORMAT = 2
 _BLOCK = 1 << 20  # bytes copied at once: constant memory for files of any size
-_MANIFEST = (  # what every manifest has
-    "kind mirrored encoder weights weights_hash image_size dtype photographs photographs_hash "
-    "shape photos unreadable"
-).split()
+_HASHED_WHOLE = 128 << 20  # bytes of an array up to which all of it is hashed at every load
+_HASHED_OF_ROW = 2048  # numbers at the beginning of each row that are hashed of a larger one
+_TIMES = {"seconds", "hash"}  # what a manifest's own hash leaves out
 
 
 @dataclass
 class Progress:
     """How far an extraction has come."""
 
-    made_from: dict[str, Any]  # everything that the numbers depend on
+    made_from: dict[str, Any]  # everything that the features depend on
     done: int  # photographs, readable or not
     end: int  # bytes of the partial array that count
     unreadable: dict[str, str]  # file name -> reason
@@ -49,13 +56,14 @@ class FeatureFiles:
         self.manifest = folder / f"{stem}.json"
         self.partial = folder / f".{stem}.part.npy"
         self.progress = folder / f".{stem}.part.json"
+        self.remedy = f"Delete {self.array.name} and {self.manifest.name} and run {MADE_BY} again"
 
     def part(self, start: int, stop: int) -> "FeatureFiles":
         """Where one of several processes keeps the rows of photographs `start` to `stop`."""
-        part, stem = copy(self), self.array.stem
-        part.array = self.array.with_name(f".{stem}-{start}-{stop}.npy")
-        part.partial = self.array.with_name(f".{stem}-{start}-{stop}.part.npy")
-        part.progress = self.array.with_name(f".{stem}-{start}-{stop}.part.json")
+        part, stem = copy(self), f".{self.array.stem}-{start}-{stop}"
+        part.array = self.array.with_name(f"{stem}.npy")
+        part.partial = self.array.with_name(f"{stem}.part.npy")
+        part.progress = self.array.with_name(f"{stem}.part.json")
         return part
 
     @property
@@ -67,18 +75,39 @@ class FeatureFiles:
 
         Raises:
             MissingStageError: it is not there.
-            StaleArtefactError: it was written by another version, or edited into nonsense.
+            StaleArtefactError: it was written by another version, or changed since.
+        """
+        texts = dict.fromkeys(("kind", "encoder", "weights", "weights_hash", "dtype"), str)
+        numbers = {"image_size": int, "photographs": int, "unreadable": dict, "array_hash": str}
+        fields = {"format": lambda value: value == FORMAT, "photos": list, "shape": list}
+        manifest = read_json(
+            require(self.manifest, MADE_BY), f"{self.remedy}.", fields | texts | numbers
+        )
+        if manifest.get("hash") != _manifest_hash(manifest):
+            raise self.stale(f"{self.manifest.name} was changed since {MADE_BY} wrote it")
+        return manifest
+
+    def open(self, manifest: dict[str, Any]) -> np.ndarray:
+        """Maps the array into memory, and checks that it is the one that the manifest was made for.
+
+        Raises:
+            MissingStageError: it is not there.
+            StaleArtefactError: it was changed since.
         """
         try:
-            manifest = read_json(require(self.manifest, MADE_BY))
-        except ValueError as error:  # no JSON, or no text at all
-            raise self.stale(f"its manifest is not JSON ({error})") from error
-        found = manifest.get("format") if isinstance(manifest, dict) else None
-        if found != 1:
-            raise self.stale(f"its manifest has format {found}; expected 1")
-        if lacking := [name for name in _MANIFEST if name not in manifest]:
-            raise self.stale(f"its manifest lacks {', '.join(lacking)}")
-        return manifest
+            array = np.load(require(self.array, MADE_BY), mmap_mode="r", allow_pickle=False)
+        except (ValueError, EOFError, OSError) as error:
+            if isinstance(error, StaleArtefactError):
+                raise
+            raise self.stale(f"it is no whole array ({error})") from error
+        if (list(array.shape), array.dtype) != (manifest["shape"], np.dtype(manifest["dtype"])):
+            raise self.stale(
+                f"it has shape {list(array.shape)} and type {array.dtype}, its manifest says "
+                f"{manifest['shape']} and {manifest['dtype']}"
+            )
+        if array_hash(array) != manifest["array_hash"]:
+            raise self.stale(f"it was changed since {MADE_BY} wrote it")
+        return array
 
     def refuse_stale(self, made_from: dict[str, Any]) -> None:
         """Raises `StaleArtefactError` if the finished array was made from something else."""
@@ -93,29 +122,31 @@ class FeatureFiles:
             )
 
     def stale(self, finding: str, way_back: str = "") -> StaleArtefactError:
-        return StaleArtefactError(
-            f"{self.array} can't be used: {finding}. Delete it and {self.manifest.name} and run "
-            f"{MADE_BY} to extract again{way_back}."
-        )
+        return invalid(self.array, finding, f"{self.remedy}{way_back}.")
 
     def resume(self, made_from: dict[str, Any]) -> Progress:
-        """Cuts the partial array back to its progress record; without a fitting one, starts anew.
+        """Cuts the partial array back to its progress record; without a fitting one, starts again.
 
         Rows after the record may be torn, and a partial array of something else is worth nothing.
         """
         if self.progress.exists() and self.array.exists() and not self.partial.exists():
             self.array.replace(self.partial)  # the kill came between the array and its manifest
         try:
-            progress = Progress(**read_json(self.progress))
+            progress = self.read_progress()
             if progress.made_from == made_from and progress.end <= self.partial.stat().st_size:
                 os.truncate(self.partial, progress.end)
                 return progress
-        except (FileNotFoundError, ValueError, TypeError):
+        except (FileNotFoundError, StaleArtefactError):
             pass  # nothing was begun, or by another version of this module
         self.partial.parent.mkdir(parents=True, exist_ok=True)
         with self.partial.open("wb") as output:
             _write_header(output, made_from["dtype"], [0, *made_from["row_shape"]])
         return Progress(made_from, 0, self.partial.stat().st_size, {}, 0.0)
+
+    def read_progress(self) -> Progress:
+        kinds = {"made_from": dict, "done": int, "end": int, "unreadable": dict, "seconds": float}
+        content = read_json(self.progress, fields=kinds)
+        return Progress(**{name: content[name] for name in kinds})
 
     def save_progress(self, output: BinaryIO, progress: Progress) -> None:
         """Makes the rows written so far count."""
@@ -125,7 +156,7 @@ class FeatureFiles:
 
     def join(self, parts: list["FeatureFiles"]) -> Progress:
         """Puts the complete partial arrays of several processes behind each other, into one."""
-        records = [Progress(**read_json(part.progress)) for part in parts]
+        records = [part.read_progress() for part in parts]
         made_from = records[0].made_from
         whole = Progress(made_from, 0, 0, {}, max(record.seconds for record in records))
         with self.partial.open("wb") as output:
@@ -156,15 +187,34 @@ class FeatureFiles:
             _to_disk(output)
         self.partial.replace(self.array)
         manifest = {
-            "format": 1,
+            "format": FORMAT,
             **progress.made_from,
             "shape": shape,
             "photos": readable,
             "unreadable": progress.unreadable,
+            "array_hash": array_hash(np.load(self.array, mmap_mode="r")),
             "seconds": round(progress.seconds, 1),
         }
-        write_json(self.manifest, manifest)
+        write_json(self.manifest, manifest | {"hash": _manifest_hash(manifest)})
         self.progress.unlink()
+
+
+def array_hash(array: np.ndarray) -> str:
+    """Hash of an array of features: all of a small one, of a large one the beginning of each row.
+
+    So a row that was cleared, doubled or exchanged is noticed, and opening 2 GB takes no seconds.
+    """
+    rows = array.reshape(len(array), -1)
+    if array.nbytes > _HASHED_WHOLE:
+        rows = rows[:, :_HASHED_OF_ROW]
+    digest = hashlib.sha256()
+    for start in range(0, len(rows), 256):
+        digest.update(np.ascontiguousarray(rows[start : start + 256]))
+    return digest.hexdigest()
+
+
+def _manifest_hash(manifest: dict[str, Any]) -> str:
+    return content_hash({name: value for name, value in manifest.items() if name not in _TIMES})
 
 
 def _in_words(made_from: dict[str, Any]) -> str:
