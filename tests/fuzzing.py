@@ -16,9 +16,9 @@ import io
 import json
 import os
 import random
+import re
 import shutil
 import signal
-import stat
 import sys
 import tempfile
 import time
@@ -59,6 +59,12 @@ SECONDS = 5  # of a processor, for one file
 HANGS = 60  # seconds after which a reader that waits for something is ended
 MEMORY = 2 << 30  # bytes beside what the libraries take, which is below 1 GB
 LONGEST_MESSAGE = 2000  # characters
+# What no reader may take for a whole file, as far as the file's own format can tell.
+NEVER_READ = re.compile(
+    r"json: (?!.*history).*= (?:missing|nan|inf|'deep')$|truncated at [0-8]/10|full of (?:nan|inf)"
+    r"|of type (?:complex64|U3|S3|M8\[s\]|V4)|of objects|: empty|zeros of the same length"
+    r"|: missing$|folder$|pipe$|link to|of nothing|a header"
+)
 DEEP = "deep"  # stands for JSON that is nested too deeply to be built from Python's own lists
 
 # What is written in place of a field of JSON or of a cell of a table.
@@ -421,7 +427,7 @@ def caption_with_hash_made_to_fit(name: str) -> Callable[[Path], None]:
 
     def read(folder: Path) -> None:
         description = json.loads((folder / BUNDLE_FILE).read_text())
-        if stat.S_ISREG((folder / name).stat().st_mode) and (folder / name).stat().st_size < 1e9:
+        if (folder / name).is_file() and (folder / name).stat().st_size < 1e9:
             description[f"{Path(name).stem}_hash"] = file_hash(folder / name)
         write_json(folder / BUNDLE_FILE, description)
         caption_with(folder)
@@ -531,15 +537,17 @@ def attempt(target: Target, damage: Damage, tally: Tally) -> None:
     name = f"{target.folder.name}/{target.name}: {what}"
     damage_it(target.file)
     faulthandler.dump_traceback_later(2 * HANGS, exit=True)  # in case no signal gets through
-    print(name, file=sys.stderr, flush=True)
-    began, problem = time.process_time(), None
+    print(name, end=": ", file=sys.stderr, flush=True)
+    began, problem, outcome = time.process_time(), None, "read"
     tally.cases[target.name] += 1
     try:
         _clock(SECONDS, HANGS)
         target.read(target.folder)
+        if NEVER_READ.search(name):
+            problem = "was read"
     except CaptionProjectError as error:
         tally.refused[target.name] += 1
-        message = str(error)
+        outcome = message = str(error)
         if len(message) > LONGEST_MESSAGE:
             problem = f"a message of {len(message):,} characters: {message[:120]}…"
         elif unprintable := set(message) - set(filter(str.isprintable, message)) - {"\n"}:
@@ -557,6 +565,7 @@ def attempt(target: Target, damage: Damage, tally: Tally) -> None:
     seconds = time.process_time() - began
     if seconds > tally.seconds:
         tally.seconds, tally.slowest = seconds, name
+    print(problem or outcome[:200], file=sys.stderr)
     if problem:
         tally.failures.append({"case": name, "problem": problem})
     if target.file.is_dir() and not target.file.is_symlink():
