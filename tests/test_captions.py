@@ -99,8 +99,8 @@ def test_a_missing_vocabulary_names_the_notebook_that_makes_it(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format": 99}, "'format' is 99"),
-        ({"min_count": "2"}, "'min_count' is"),
+        ({"format": 99}, "'format' is 99; expected 1"),
+        ({"min_count": "2"}, "'min_count' is .*expected int"),
         ({"tokens": [*RESERVED, ""]}, "'tokens' is"),
         ({"tokens": [*RESERVED, "two words"]}, "'tokens' is"),
         ({"tokens": ["a", "b"]}, "expected"),

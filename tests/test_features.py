@@ -472,6 +472,7 @@ def test_an_unknown_kind_is_refused(tmp_path):
         load_features(tmp_path, kind="flat")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     not (REAL_PHOTOS.is_dir() and REAL_WEIGHTS.is_file()), reason="no real photographs here"
 )

@@ -128,7 +128,7 @@ class Vocabulary:
             StaleArtefactError: the file is of another format or was edited into nonsense.
         """
         fields = {
-            "format": lambda value: value == VOCABULARY_FORMAT,
+            "format": VOCABULARY_FORMAT,
             "tokens": lambda value: isinstance(value, list) and all(map(_is_token, value)),
             "cleaning": CLEANINGS.__contains__,
             "min_count": int,
@@ -137,7 +137,7 @@ class Vocabulary:
         try:
             return cls(tuple(content["tokens"]), content["cleaning"], content["min_count"])
         except StaleArtefactError as error:
-            raise invalid(path, str(error)) from error
+            raise StaleArtefactError(f"{path}: {error}") from error
 
 
 def _is_token(value: object) -> bool:

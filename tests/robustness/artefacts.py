@@ -17,11 +17,12 @@ from tests.robustness import row
 from tests.test_features import SlowEncoder, draw_photos
 from utils import captioner as captioner_module
 from utils.captioner import BUNDLE_FILE, DECODER_FILE, VOCABULARY_FILE, Captioner
-from utils.captions import RESERVED, Vocabulary, read_caption_table
+from utils.captions import CAPTION_COLUMNS, RESERVED, Vocabulary, read_caption_table
 from utils.decoder import build_decoder
 from utils.encoder import load_encoder
 from utils.features import extract_features, load_features
-from utils.machinery.files import file_hash
+from utils.machinery.errors import UnreadablePhotographError
+from utils.machinery.files import file_hash, record_files, write_text
 from utils.search import SearchSettings
 
 ONLINE = SlowEncoder(name="xception")
@@ -77,6 +78,38 @@ def _(folder: Path, name: str, change: dict | bytes | str | None, encoder: str |
     return str(load_features(folder / "features", encoder=encoder))
 
 
+@row("Features", "a row that was cleared in place")
+def _(folder: Path) -> str:
+    extract_features(ONLINE, draw_photos(folder / "photos", 10), folder / "features")
+    array = np.load(folder / "features" / "pooled.npy", mmap_mode="r+")
+    array[3] = 0
+    array.flush()
+    return str(load_features(folder / "features"))
+
+
+@row("Features", "a manifest whose photographs are in another order")
+def _(folder: Path) -> str:
+    features = extract_features(ONLINE, draw_photos(folder / "photos", 10), folder / "features")
+    edit(folder / "features" / "pooled.json", photos=features.photos[::-1])
+    return str(load_features(folder / "features"))
+
+
+@row("Features", "a photograph was replaced by one of equal size")
+def _(folder: Path) -> str:
+    photos = draw_photos(folder / "photos", 10)
+    extract_features(ONLINE, photos, folder / "features")
+    path = photos.photo_path("photo007.png")
+    path.write_bytes(bytes(path.stat().st_size))
+    return str(extract_features(ONLINE, photos, folder / "features"))
+
+
+@row("Features", "a photograph that can't be read for now")
+def _(folder: Path) -> str:
+    busy = UnreadablePhotographError("photo.png could not be read (input/output error).")
+    with patch("utils.features.load_pixels", side_effect=busy):
+        return str(extract_features(ONLINE, draw_photos(folder / "photos", 10), folder / "f"))
+
+
 @row("Features", "an array of another shape than its manifest says")
 def _(folder: Path) -> str:
     extract_features(ONLINE, draw_photos(folder / "photos", 10), folder / "features")
@@ -116,10 +149,24 @@ def _(folder: Path, content: bytes | None) -> str:
 
 @row("Table of captions", "of another version", b"photo,caption\na.jpg,A dog\n")
 @row("Table of captions", "empty", b"")
+@row(
+    "Table of captions",
+    "cut in the middle of a line",
+    f"{','.join(CAPTION_COLUMNS)}\na,de".encode(),
+)
 @row("Table of captions", "missing", None)
 def _(folder: Path, content: bytes | None) -> str:
     if content is not None:
         (folder / "captions.csv").write_bytes(content)
+    return str(read_caption_table(folder / "captions.csv"))
+
+
+@row("Table of captions", "changed since notebook 02 wrote it")
+def _(folder: Path) -> str:
+    table = f"{','.join(CAPTION_COLUMNS)}\na.jpg,dev,0,A dog,a dog,dog\n"
+    write_text(folder / "captions.csv", table)
+    record_files("notebook 02", folder / "captions.csv")
+    write_text(folder / "captions.csv", table.replace("dog", "cat"))
     return str(read_caption_table(folder / "captions.csv"))
 
 

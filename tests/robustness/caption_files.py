@@ -1,11 +1,13 @@
 """Caption and split files with everything that may be wrong in them."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 from tests.robustness import row
 from tests.test_dataset import PHOTOS, SPLITS, load, write_kaggle, write_photos, write_texts
-from utils.dataset import SPLIT_FILES
+from utils.dataset import SPLIT_FILES, require_same_data
+from utils.machinery.files import write_json
 
 FIRST = PHOTOS[0]
 
@@ -32,6 +34,7 @@ def write(folder: Path) -> Path:
 @row("Caption files", "only punctuation", f"{FIRST}#2\t... !")
 @row("Caption files", "bytes in Latin-1", f"{FIRST}#2\tCaption of a café")
 @row("Caption files", "10,000 words", f"{FIRST}#2\t{'Caption ' * 10_000}")
+@row("Caption files", "a word of 200,000 letters", f"{FIRST}#2\tCaption {'o' * 200_000}")
 @row("Caption files", "a name that no photograph has", "elsewhere.jpg#2\tCaption 2")
 @row("Caption files", "a name that leads out of the folder", "../../secret.jpg#2\tCaption 2")
 def _(folder: Path, line: str) -> str:
@@ -89,6 +92,32 @@ def _(folder: Path, count: int) -> str:
     for photo in PHOTOS[:count]:
         (folder / "Flicker8k_Dataset" / photo).unlink()
     return read(folder)
+
+
+@row("Caption files", "photographs that end in .JPG and not in .jpg")
+def _(folder: Path) -> str:
+    write(folder)
+    for photo in PHOTOS[:3]:
+        path = folder / "Flicker8k_Dataset" / photo
+        path.rename(path.with_suffix(".JPG"))
+    return read(folder)
+
+
+@row("Caption files", "a photograph that links to itself, and a name that is no text")
+def _(folder: Path) -> str:
+    write(folder)
+    (folder / "Flicker8k_Dataset" / "loop.jpg").symlink_to("loop.jpg")
+    Path(os.fsdecode(os.fsencode(folder) + b"/Flicker8k_Dataset/caf\xe9.jpg")).touch()
+    return read(folder)
+
+
+@row("Caption files", "results were made from other captions")
+def _(folder: Path) -> str:
+    file = write(folder)
+    write_json(folder / "dataset.json", {"made_from": load(folder).made_from})
+    file.write_text(file.read_text().replace("Caption 0", "Caption nought", 1))
+    require_same_data(load(folder), folder / "dataset.json")
+    return "taken"
 
 
 # Split files

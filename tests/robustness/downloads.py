@@ -140,6 +140,18 @@ def _(folder: Path) -> str:
     return str(download("file:///etc/passwd", folder / "file.bin"))
 
 
+@row("Downloads", "an address with a password")
+def _(folder: Path) -> str:
+    return str(download("https://me:secret@example.org/file", folder / "file.bin"))
+
+
+@row("Downloads", "no length, and no end")
+def _(folder: Path) -> str:
+    with serving() as server, patch.object(archives, "LIMIT", 2_000_000):
+        server.endless, server.announce_length = True, False
+        return fetched(server, folder / "file.bin")
+
+
 # Archives
 
 

@@ -200,7 +200,7 @@ def _read(response: HTTPResponse) -> bytes:
 
 def _read_memo(memo_file: Path, url: str) -> dict:
     fields = {
-        "url": lambda value: value == url,
+        "url": url,
         "validator": lambda value: value is None or isinstance(value, str),
         "length": lambda value: value is None or (isinstance(value, int) and value >= 0),
     }

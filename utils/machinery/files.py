@@ -149,8 +149,8 @@ def check_fields(
 
     Args:
         content: what was read from `source`.
-        fields: for each name a type, or a function that tells whether a value is right. A `bool` is
-            no `int`, a `float` may be a whole number and must be finite.
+        fields: for each name a type, a function that tells whether a value is right, or the value.
+            A `bool` is no `int`, a `float` may be a whole number and must be finite.
         source, remedy: for the message.
 
     Raises:
@@ -162,12 +162,15 @@ def check_fields(
         if name not in content:
             raise invalid(source, f"it has no {name!r}", remedy)
         value = content[name]
-        if expected is float:
-            right = type(value) in (int, float) and math.isfinite(value)
+        if isinstance(expected, type):
+            right = type(value) in ((int, float) if expected is float else (expected,))
+            right = right and (expected is not float or math.isfinite(value))
         else:
-            right = type(value) is expected if isinstance(expected, type) else expected(value)
+            right = expected(value) if callable(expected) else value == expected
         if not right:
-            raise invalid(source, f"{name!r} is {json.dumps(value)[:60]}", remedy)
+            wanted = expected.__name__ if isinstance(expected, type) else expected
+            wanted = "" if callable(wanted) else f"; expected {wanted}"
+            raise invalid(source, f"{name!r} is {json.dumps(value)[:60]}{wanted}", remedy)
     return content
 
 
@@ -270,7 +273,7 @@ def _record(folder: Path) -> dict[str, dict[str, str]]:
     file, remedy = folder / RECORD_FILE, "Delete it; the notebooks write it again."
     if not file.exists():
         return {}
-    files = read_json(file, remedy, {"format": lambda value: value == 1, "files": dict})["files"]
+    files = read_json(file, remedy, {"format": 1, "files": dict})["files"]
     for entry in files.values():
         check_fields(entry, {"made_by": str, "sha256": str}, file, remedy)
     return files

@@ -79,7 +79,7 @@ class FeatureFiles:
         """
         texts = dict.fromkeys(("kind", "encoder", "weights", "weights_hash", "dtype"), str)
         numbers = {"image_size": int, "photographs": int, "unreadable": dict, "array_hash": str}
-        fields = {"format": lambda value: value == FORMAT, "photos": list, "shape": list}
+        fields = {"format": FORMAT, "photos": list, "shape": list}
         manifest = read_json(
             require(self.manifest, MADE_BY), f"{self.remedy}.", fields | texts | numbers
         )
