@@ -373,6 +373,11 @@ class _Histories:
         least = np.partition(scores, -self._most, axis=-1)[..., -self._most]
         # A hypothesis can only lose probability, and not become longer than the longest.
         best = growing[rows].max(axis=1).astype("float64")
+        if np.isnan(best).any():
+            raise StaleArtefactError(
+                "The decoder gives no probabilities but NaN: its weights are damaged. Restore its "
+                "file, or train it again."
+            )
         improves = (best[:, None] / self._divisors[:, -1] > least).any(axis=1)
         longest = self._taken[rows] == self._tokens.shape[1]
         return rows[longest | ~improves | (best <= _NEVER / 2)]
@@ -387,11 +392,6 @@ class _Histories:
             totals, steps = (
                 total[beams].astype("float64"),
                 np.full(len(beams), self._taken[row] - 1),
-            )
-        if not len(steps):
-            raise StaleArtefactError(
-                "The decoder gives no word a probability; expected numbers, but some of its "
-                "weights are NaN or infinite. Restore its file, or train it again."
             )
         found = []
         for divisors in self._divisors:
@@ -516,7 +516,7 @@ class Consensus:
             and ngrams.shape == (len(ngrams) if ngrams.ndim else 0, MAX_ORDER)
             and (counts.shape, photographs.shape) == (ngrams.shape[:1], ())
             and (ngrams[:, :1] >= 0).all()
-            and (np.diff(ngrams < 0, axis=1) == 0).all()
+            and (np.diff((ngrams < 0).astype(int), axis=1) >= 0).all()
             and ((counts >= 1) & (counts <= photographs)).all()
             and photographs >= 1
         ):
@@ -561,11 +561,12 @@ class SearchSettings:
             value = getattr(self, name)
             if type(value) is not int or not 1 <= value <= most:
                 raise SettingsError(f"{name} is {value!r}; expected a whole number, 1 to {most}.")
-        for name in ("length_penalty", "inverse_temperature"):
-            value = getattr(self, name)
-            if value is None and name == "inverse_temperature":
-                continue
-            if type(value) not in (int, float) or not 0 <= value <= MOST_EXPONENT:
+        exponents = {"length_penalty": self.length_penalty}
+        if self.inverse_temperature is not None:
+            exponents["inverse_temperature"] = self.inverse_temperature
+        for name, value in exponents.items():
+            number = isinstance(value, int | float) and not isinstance(value, bool)
+            if not number or not 0 <= value <= MOST_EXPONENT:
                 raise SettingsError(f"{name} is {value!r}; expected 0 to {MOST_EXPONENT}.")
 
     @classmethod
