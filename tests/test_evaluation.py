@@ -1,5 +1,4 @@
 import json
-import logging
 
 import keras
 import numpy as np
@@ -9,6 +8,7 @@ from tests.test_training import VOCABULARY, caption_set
 from utils.decoder import build_inject, build_merge, standardise
 from utils.evaluation import (
     bootstrap_intervals,
+    choose_search,
     describe_captions,
     evaluate_system,
     paired_bootstrap,
@@ -16,8 +16,6 @@ from utils.evaluation import (
     score_row,
     scores_against_all_but_one,
     shuffled,
-    try_beams,
-    try_searches,
 )
 from utils.metrics import Cider, bleu, score_captions, tokenize
 from utils.search import INVERSE_TEMPERATURES, Consensus, Searcher, SearchSettings, captions_of
@@ -36,28 +34,43 @@ def decoder(dev):
     return decoder
 
 
-def test_every_search_is_scored_and_the_best_comes_first(decoder, dev):
-    table = try_searches(decoder, VOCABULARY, dev, beams=(1, 2), length_penalties=(0.0, 1.0))
-    assert sorted(zip(table["beam"], table["length_penalty"], strict=True)) == [
-        (1, 1.0),
-        (2, 0.0),
-        (2, 1.0),
-    ]
+@pytest.fixture(scope="module")
+def another(dev):
+    keras.utils.set_random_seed(2)
+    another = build_inject(len(VOCABULARY), (7,), 6, 8)
+    standardise(another, dev.features)
+    return another
+
+
+def test_every_search_is_scored_and_the_best_comes_first(decoder, dev, capsys):
+    split = (dev.features, dev.references)
+    options = {"beams": (1, 2), "length_penalties": (0.0, 1.0)}
+    table = choose_search(decoder, VOCABULARY, *split, **options)
+    assert capsys.readouterr().err.rstrip().endswith("photo/s]")
+    tried = zip(table["beam"], table["length_penalty"], strict=True)
+    assert sorted(tried) == [(1, 1.0), (2, 0.0), (2, 1.0)]
     assert table["CIDEr"].is_monotonic_decreasing
-    best = table.iloc[0]
-    searcher = Searcher(decoder, int(best["beam"]), best["length_penalty"])
-    captions = captions_of(searcher.best(dev.features), VOCABULARY)
-    assert best["CIDEr"] == pytest.approx(score_captions(captions, dev.references)["CIDEr"])
+    assert (table["seconds"] > 0).all()
+    searchers = {beam: Searcher(decoder, beam) for beam in (1, 2)}
+    for _, row in table.iterrows():  # each as if it had been searched for alone
+        searcher = searchers[row["beam"]]
+        searcher.length_penalty = row["length_penalty"]
+        captions = captions_of([group[0] for group in searcher.search(dev.features)], VOCABULARY)
+        assert row["CIDEr"] == score_captions(captions, dev.references)["CIDEr"]
 
 
-def test_a_consensus_is_tried_beside_the_beams(decoder, dev):
+def test_a_consensus_is_tried_beside_the_beams(decoder, another, dev):
     consensus = Consensus.of(dev.tokens, VOCABULARY)
-    table = try_searches(decoder, VOCABULARY, dev, (2,), (1.0,), consensus)
+    decoders, features = [decoder, another], [dev.features, dev.features]
+    options = {"beams": (2,), "length_penalties": (1.0,), "progress": False}
+    table = choose_search(
+        decoders, VOCABULARY, features, dev.references, consensus=consensus, **options
+    )
     assert sorted(table["inverse_temperature"].dropna()) == list(INVERSE_TEMPERATURES)
     tried = table[table["inverse_temperature"] == INVERSE_TEMPERATURES[0]].iloc[0]
     search = SearchSettings.from_row(tried)
-    captions = captions_of(search.searcher(decoder, consensus).best(dev.features), VOCABULARY)
-    assert tried["CIDEr"] == pytest.approx(score_captions(captions, dev.references)["CIDEr"])
+    captions = captions_of(search.searcher(decoders, consensus).best(features), VOCABULARY)
+    assert tried["CIDEr"] == score_captions(captions, dev.references)["CIDEr"]
     plain = table[table["inverse_temperature"].isna()].iloc[0]
     assert SearchSettings.from_row(plain) == SearchSettings(2, 1.0)
 
@@ -117,50 +130,23 @@ def test_captions_are_counted_by_what_was_said_before():
     assert described["human_mean_length"] == pytest.approx(8 / 3)
 
 
-def test_beams_are_scored_in_their_order_with_their_cost(decoder, dev):
-    table = try_beams(decoder, VOCABULARY, dev, beams=(1, 3), length_penalty=0.7)
-    captions = captions_of(Searcher(decoder, 3, 0.7).best(dev.features), VOCABULARY)
-    assert table["beam"].tolist() == [1, 3]
-    assert table["CIDEr"][1] == pytest.approx(score_captions(captions, dev.references)["CIDEr"])
-    assert (table["seconds"] > 0).all()
-
-
-def test_tensorflow_keeps_silent_on_models_that_are_compiled_on_purpose(decoder, dev):
-    try_beams(decoder, VOCABULARY, dev, beams=(1,))
-    log = logging.getLogger("tensorflow")
-    about_tracing, other = (
-        log.makeRecord(log.name, logging.WARNING, __file__, 1, text, (), None)
-        for text in ("5 out of the last 9 calls to f triggered tf.function retracing.", "other")
-    )
-    assert not log.filter(about_tracing)
-    assert log.filter(other)
-
-
 # Comparing systems
-
-
-@pytest.fixture(scope="module")
-def another(dev):
-    keras.utils.set_random_seed(2)
-    another = build_inject(len(VOCABULARY), (7,), 6, 8)
-    standardise(another, dev.features)
-    return another
 
 
 @pytest.mark.parametrize("together", [False, True])
 def test_a_system_is_searched_as_dev_has_it_and_scored_on_test(decoder, another, dev, together):
     test = caption_set(3, 5)
     decoders = [decoder, another] if together else [decoder]
-    row, captions = evaluate_system(
-        "mine", decoders, VOCABULARY, {"pooled": dev}, {"pooled": test}, (1, 2), (0.5, 1.0)
-    )
+    options = {"beams": (1, 2), "length_penalties": (0.5, 1.0)}
+    splits = {"pooled": dev}, {"pooled": test}
+    row, captions = evaluate_system("mine", decoders, VOCABULARY, *splits, **options)
 
     searcher = Searcher(decoders, row["beam"], row["length_penalty"])
     read = [test.features] * 2 if together else test.features
     assert captions == captions_of(searcher.best(read), VOCABULARY)
     assert row["test"]["CIDEr"] == pytest.approx(score_captions(captions, test.references)["CIDEr"])
     if not together:
-        tried = try_searches(decoder, VOCABULARY, dev, (1, 2), (0.5, 1.0))
+        tried = choose_search(decoder, VOCABULARY, dev.features, dev.references, **options)
         assert row["dev"]["CIDEr"] == tried["CIDEr"].max()
     assert row["decoders"] == (["merge", "inject"] if together else ["merge"])
     assert row["parameters"] == sum(one.count_params() for one in decoders)
@@ -169,34 +155,24 @@ def test_a_system_is_searched_as_dev_has_it_and_scored_on_test(decoder, another,
     json.dumps(row)
 
 
-def test_a_system_is_searched_for_a_consensus_where_dev_has_it(decoder, dev, monkeypatch):
+def test_a_system_is_searched_for_a_consensus_where_dev_has_it(decoder, dev):
     consensus = Consensus.of(dev.tokens, VOCABULARY)
-    poor = {"beam": 5, "length_penalty": 1.0, "inverse_temperature": np.nan, "CIDEr": -1.0}
-    monkeypatch.setattr("utils.evaluation._try", lambda *_: [poor])
-    row, captions = evaluate_system(
-        "mine",
-        [decoder],
-        VOCABULARY,
-        {"pooled": dev},
-        {"pooled": dev},
-        consensus=consensus,
-    )
+    splits = {"pooled": dev}, {"pooled": dev}
+    options = {"beams": (), "consensus": consensus}
+    row, captions = evaluate_system("mine", [decoder], VOCABULARY, *splits, **options)
     assert row["inverse_temperature"] in INVERSE_TEMPERATURES
-    search = SearchSettings.from_row(row)
-    assert captions == captions_of(
-        search.searcher(decoder, consensus).best(dev.features), VOCABULARY
-    )
-    assert row["dev"]["CIDEr"] == pytest.approx(row["test"]["CIDEr"])
+    searcher = SearchSettings.from_row(row).searcher(decoder, consensus)
+    assert captions == captions_of(searcher.best(dev.features), VOCABULARY)
+    assert row["dev"] == pytest.approx({name: row["test"][name] for name in row["dev"]})
 
 
 def test_a_decoder_can_read_features_of_another_cnn(decoder, dev):
     test = caption_set(3, 5)
-    row, _ = evaluate_system(
-        "plain", [decoder], VOCABULARY, {"pooled": dev}, {"pooled": test}, (1,)
-    )
+    known, splits = ("plain", [decoder], VOCABULARY), ({"pooled": dev}, {"pooled": test})
+    row, _ = evaluate_system(*known, *splits, beams=(1,))
     splits = {"tuned": dev}, {"tuned": test}
-    tuned, _ = evaluate_system("tuned", [decoder], VOCABULARY, *splits, (1,), kinds=["tuned"])
-    assert tuned == {**row, "name": "tuned"}
+    tuned, _ = evaluate_system(*known, *splits, beams=(1,), kinds=["tuned"])
+    assert tuned == row
 
 
 PHOTOGRAPHS = 40

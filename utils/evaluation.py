@@ -1,6 +1,5 @@
-"""Judging a decoder: the search is chosen on dev, and test is scored once beside its controls."""
+"""Evaluation: the search is chosen on dev, and test is scored once, beside its controls."""
 
-import logging
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
@@ -8,18 +7,12 @@ from itertools import chain
 import keras
 import numpy as np
 import pandas as pd
+from tqdm import tqdm
 
 from utils.batches import CaptionSet
 from utils.captions import Vocabulary
 from utils.decoder import decoder_kind
-from utils.metrics import (
-    Cider,
-    bleu_counts,
-    bleu_of_counts,
-    meteor,
-    score_captions,
-    tokenize,
-)
+from utils.metrics import Scorer, bleu_counts, bleu_of_counts, meteor, score_captions, tokenize
 from utils.search import (
     INVERSE_TEMPERATURES,
     WIDE_BEAM,
@@ -28,63 +21,70 @@ from utils.search import (
     Consensus,
     Hypothesis,
     Searcher,
+    SearchSettings,
     captions_of,
 )
 
+BEAMS, LENGTH_PENALTIES = (1, 3, 5), (0.5, 0.7, 1.0, 1.3)  # what the search is chosen from
 
-def try_searches(
-    decoder: keras.Model,
+
+def choose_search(
+    decoders: keras.Model | Sequence[keras.Model],
     vocabulary: Vocabulary,
-    dev: CaptionSet,
-    beams: Iterable[int] = (1, 3, 5),
-    length_penalties: Sequence[float] = (0.5, 0.7, 1.0, 1.3),
+    features: np.ndarray | Sequence[np.ndarray],
+    references: Sequence[Sequence[str]],
+    *,
+    beams: Iterable[int] = BEAMS,
+    length_penalties: Sequence[float] = LENGTH_PENALTIES,
     consensus: Consensus | None = None,
+    progress: bool = True,
 ) -> pd.DataFrame:
-    """Scores a split with every beam and length penalty; a beam of 1 has no use for a penalty.
+    """Scores the captions of a split, dev for example, with every search.
 
     Args:
-        decoder, vocabulary, dev: what searches, and where.
-        beams, length_penalties: of searches for the most probable caption.
-        consensus: tried as well, in several inverse_temperatures, on a wide beam; None: not.
+        decoders: one, or several that share the vocabulary and then say each word together.
+        vocabulary: theirs.
+        features: what they read, as `Searcher.search` takes it.
+        references: of the same photographs, raw captions.
+        beams, length_penalties: of searches for the most probable caption; a beam of 1 has no use
+            for a penalty.
+        consensus: tried as well, in several inverse temperatures, on a wide beam; None: not.
+        progress: whether to draw a progress bar.
 
     Returns:
-        Columns `beam`, `length_penalty`, `inverse_temperature` (of the consensus, NaN without) and
-        one for each score, x100; best CIDEr first.
+        Best CIDEr first. Columns `beam`, `length_penalty`, `inverse_temperature` (of the consensus,
+        NaN without), one for each score, x100, and `seconds` that the search took, compiling
+        included; all penalties of a beam take one search.
     """
-    known = (vocabulary, dev.features, dev.references)
-    tried = _try(_searchers(decoder, beams).values(), *known, length_penalties)
-    if consensus is not None:
-        tried += _try_consensus(wide_searcher(decoder), *known, consensus)
-    return _best_first(tried)
+    scorer, rows, beams = Scorer(references), [], list(beams)
+    searches = len(beams) + (consensus is not None)
 
+    def note(beam, penalty, inverse_temperature, best, begun):
+        row = {"beam": beam, "length_penalty": penalty, "inverse_temperature": inverse_temperature}
+        scores = scorer(captions_of(best, vocabulary))
+        rows.append({**row, **scores, "seconds": searched - begun})
 
-def wide_searcher(decoder: keras.Model | Sequence[keras.Model]) -> Searcher:
-    """A searcher whose hypotheses are for a consensus to rank."""
-    return Searcher(decoder, WIDE_BEAM, WIDE_PENALTY, WIDE_TOKENS)
-
-
-def try_beams(
-    decoder: keras.Model,
-    vocabulary: Vocabulary,
-    dev: CaptionSet,
-    beams: Iterable[int] = (1, 2, 3, 5, 10),
-    length_penalty: float = 1.0,
-) -> pd.DataFrame:
-    """Scores a split with beams of several sizes, and measures what each costs.
-
-    Returns:
-        Columns `beam`, `CIDEr`, `BLEU-4` (x100), and `seconds` of search for a photograph.
-    """
-    rows = []
-    for beam, searcher in _searchers(decoder, beams).items():
-        searcher.length_penalty = length_penalty
-        searcher.best(dev.features[: searcher.batch_size])  # compiles, which is not to be measured
-        begun = time.perf_counter()
-        best = searcher.best(dev.features)
-        seconds = (time.perf_counter() - begun) / len(best)
-        scores = score_captions(captions_of(best, vocabulary), dev.references)
-        rows.append({"beam": beam, **scores, "seconds": seconds})
-    return pd.DataFrame(rows)[["beam", "CIDEr", "BLEU-4", "seconds"]]
+    with tqdm(
+        total=searches * len(references), desc="searches", unit="photo", disable=not progress
+    ) as bar:
+        for beam in beams:
+            begun, penalties = time.perf_counter(), length_penalties if beam > 1 else (1.0,)
+            found = Searcher(decoders, beam).best_by_penalty(features, penalties, bar)
+            searched = time.perf_counter()
+            for penalty, best in zip(penalties, found, strict=True):
+                note(beam, penalty, np.nan, best, begun)
+        if consensus is not None:
+            begun = time.perf_counter()
+            found = Searcher(decoders, WIDE_BEAM, WIDE_PENALTY, WIDE_TOKENS).search(features, bar)
+            searched = time.perf_counter()
+            known = list(map(consensus.similarities, found))
+            for inverse_temperature in INVERSE_TEMPERATURES:
+                best = [
+                    consensus.rank(hypotheses, inverse_temperature, similarities)[0]
+                    for hypotheses, similarities in zip(found, known, strict=True)
+                ]
+                note(WIDE_BEAM, WIDE_PENALTY, inverse_temperature, best, begun)
+    return pd.DataFrame(rows).sort_values("CIDEr", ascending=False, ignore_index=True)
 
 
 def score_row(
@@ -185,8 +185,9 @@ def evaluate_system(
     vocabulary: Vocabulary,
     dev: Mapping[str, CaptionSet],
     test: Mapping[str, CaptionSet],
-    beams: Iterable[int] = (5,),
-    length_penalties: Sequence[float] = (0.7, 1.0),
+    *,
+    beams: Iterable[int] = BEAMS,
+    length_penalties: Sequence[float] = LENGTH_PENALTIES,
     seed: int = 42,
     kinds: Sequence[str] | None = None,
     consensus: Consensus | None = None,
@@ -195,15 +196,12 @@ def evaluate_system(
 
     Args:
         name: of the row.
-        decoders: one, or several that share the vocabulary and then say each word together.
-        vocabulary: theirs.
+        decoders, vocabulary, beams, length_penalties, consensus: as `choose_search` takes them.
         dev, test: the split with each kind of features that the decoders read, "pooled" and
             "spatial".
-        beams, length_penalties: to choose from.
         seed: of the resamples behind the intervals.
         kinds: which features each decoder reads, where these aren't its decoder's kind: those of a
             fine-tuned CNN.
-        consensus: tried on dev as well; None: not.
 
     Returns:
         A row of `comparison.json`, and the captions of test. The row has the name, the kinds of the
@@ -216,33 +214,20 @@ def evaluate_system(
         arrays = [split[kind].features for kind in kinds]
         return arrays if len(arrays) > 1 else arrays[0]
 
-    searchers = _searchers(decoders, beams)
-    known = (vocabulary, read(dev), dev[kinds[0]].references)
-    tried = _try(searchers.values(), *known, length_penalties)
-    if consensus is not None:
-        wide = wide_searcher(decoders)
-        tried += _try_consensus(wide, *known, consensus)
-    chosen = _best_first(tried).iloc[0]
-    if np.isnan(chosen["inverse_temperature"]):
-        searcher = searchers[chosen["beam"]]
-        searcher.length_penalty = float(chosen["length_penalty"])
-    else:
-        searcher = wide
-        searcher.rank = consensus.with_inverse_temperature(
-            float(chosen["inverse_temperature"])
-        ).rank
-    captions = captions_of(searcher.best(read(test)), vocabulary)
-    references = test[kinds[0]].references
+    known = (decoders, vocabulary, read(dev), dev[kinds[0]].references)
+    options = {"beams": beams, "length_penalties": length_penalties, "consensus": consensus}
+    chosen = choose_search(*known, **options).iloc[0]
+    search = SearchSettings.from_row(chosen)
+    best = search.searcher(decoders, consensus).best(read(test), progress=True)
+    captions, references = captions_of(best, vocabulary), test[kinds[0]].references
     row = {
         "name": name,
         "decoders": [decoder.name for decoder in decoders],
         "parameters": sum(decoder.count_params() for decoder in decoders),
-        "beam": searcher.beam,
-        "length_penalty": searcher.length_penalty,
-        "inverse_temperature": None
-        if searcher.rank is None
-        else float(chosen["inverse_temperature"]),
-        "dev": {score: float(chosen[score]) for score in chosen.index[3:]},
+        "beam": search.beam,
+        "length_penalty": search.length_penalty,
+        "inverse_temperature": search.inverse_temperature,
+        "dev": {score: float(chosen[score]) for score in chosen.index[3:-1]},
         "test": _all_scores(captions, references),
         "intervals": bootstrap_intervals(captions, references, seed=seed),
     }
@@ -255,7 +240,7 @@ def bootstrap_intervals(
     rounds: int = 1000,
     seed: int = 42,
 ) -> dict[str, tuple[float, float]]:
-    """Says between which scores 95 % of the test sets lie that these photographs could have been.
+    """Bootstrap 95 % confidence intervals of the scores of a set of photographs.
 
     As many photographs are drawn from the set as it has, with replacement, `rounds` times, and each
     draw is scored (Koehn 2004, "Statistical significance tests for machine translation
@@ -293,53 +278,6 @@ def paired_bootstrap(
     }
 
 
-def _searchers(decoder, beams: Iterable[int]) -> dict[int, Searcher]:
-    """A searcher for each beam. Each compiles models of its own, and TensorFlow warns of that."""
-    logging.getLogger("tensorflow").addFilter(_is_not_about_tracing)
-    return {beam: Searcher(decoder, beam) for beam in beams}
-
-
-def _is_not_about_tracing(record: logging.LogRecord) -> bool:
-    return "triggered tf.function retracing" not in record.getMessage()
-
-
-def _try(
-    searchers: Iterable[Searcher], vocabulary, features, references, length_penalties
-) -> list[dict]:
-    """Scores the most probable captions of every search."""
-    rows = []
-    for searcher in searchers:
-        for length_penalty in length_penalties if searcher.beam > 1 else (1.0,):
-            searcher.length_penalty = length_penalty
-            captions = captions_of(searcher.best(features), vocabulary)
-            row = {
-                "beam": searcher.beam,
-                "length_penalty": length_penalty,
-                "inverse_temperature": np.nan,
-            }
-            rows.append({**row, **score_captions(captions, references)})
-    return rows
-
-
-def _try_consensus(
-    searcher: Searcher, vocabulary, features, references, consensus: Consensus
-) -> list[dict]:
-    """Scores the consensus in every inverse_temperature; the hypotheses are searched for once."""
-    found = searcher.search(features)
-    rows = []
-    for inverse_temperature in INVERSE_TEMPERATURES:
-        rank = consensus.with_inverse_temperature(inverse_temperature).rank
-        captions = captions_of([rank(hypotheses)[0] for hypotheses in found], vocabulary)
-        row = {"beam": searcher.beam, "length_penalty": searcher.length_penalty}
-        row["inverse_temperature"] = inverse_temperature
-        rows.append({**row, **score_captions(captions, references)})
-    return rows
-
-
-def _best_first(rows: list[dict]) -> pd.DataFrame:
-    return pd.DataFrame(rows).sort_values("CIDEr", ascending=False, ignore_index=True)
-
-
 def _all_scores(captions: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, float]:
     scores = score_captions(captions, references)
     if (java_score := meteor(captions, references)) is not None:
@@ -349,10 +287,9 @@ def _all_scores(captions: Sequence[str], references: Sequence[Sequence[str]]) ->
 
 def _resampled_scores(captions, references, rounds: int, seed: int) -> dict[str, np.ndarray]:
     """Scores of each draw, `(rounds,)`: both are sums over photographs, or made from such sums."""
+    scorer = Scorer(references)
     candidates = [tokenize(caption) for caption in captions]
-    reference_tokens = [[tokenize(caption) for caption in group] for group in references]
-    cider = Cider(reference_tokens).scores(candidates)
-    counts = bleu_counts(candidates, reference_tokens)
+    cider, counts = scorer.cider.scores(candidates), bleu_counts(candidates, scorer.references)
     count = len(candidates)
     times_drawn = np.random.default_rng(seed).multinomial(count, [1 / count] * count, size=rounds)
     return {

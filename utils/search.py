@@ -1,8 +1,10 @@
-"""Search: the best captions that decoders find, greedily or with a beam, for many photographs."""
+"""Search: the captions that decoders find for photographs, the most probable or random ones."""
 
+import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import chain
 from pathlib import Path
 
@@ -13,87 +15,79 @@ from tqdm import tqdm
 
 from utils.captions import END, PAD, START, UNKNOWN, Vocabulary
 from utils.decoder import SearchModels, search_models
-from utils.machinery.files import atomic_path, require
+from utils.machinery.errors import SettingsError, StaleArtefactError
+from utils.machinery.files import read_arrays, require, write_arrays
 from utils.metrics import MAX_ORDER, Cider, all_ngrams
 
 MAX_TOKENS = 30  # longer captions are one in a thousand on Flickr8k
+MOST_BEAM, MOST_TOKENS, MOST_EXPONENT = 100, 200, 10  # more only fills the memory
 _NEVER = -1e9  # log-probability of what must not be chosen; finite, so that sums stay finite
 
+# One step of the decoders
 
-@dataclass(frozen=True)
-class Hypothesis:
-    """A caption that search found.
 
-    Attributes:
-        numbers: its tokens without START and END.
-        log_probability: natural logarithm of the caption's probability, END included if finished.
-        score: the log-probability divided by (tokens + 1) ** length_penalty; search maximises it.
-        finished: whether it came to an END.
-        attention: where an attention decoder looked for each token and for the END, `(tokens + 1,
-            places)` in [0, 1], places row by row; None if the decoder doesn't tell.
-    """
+class StartStep(keras.Model):
+    """What the decoders compute of photographs before the first word, compiled as a whole."""
 
-    numbers: tuple[int, ...]
-    log_probability: float
-    score: float
-    finished: bool
-    attention: np.ndarray | None = field(default=None, repr=False, compare=False)
+    def __init__(self, models: Sequence[SearchModels]):
+        super().__init__(dtype="float32")
+        self.starts = [pair.start for pair in models]
+        # States that every hypothesis has for itself; the others serve all of a photograph.
+        self.own = {
+            f"{place}.{name}" for place, pair in enumerate(models) for name in pair.step.output
+        }
+
+    def call(self, inputs):
+        """Takes features for each decoder, and returns the states that `Step` takes."""
+        return {
+            f"{place}.{name}": value
+            for place, (start, features) in enumerate(zip(self.starts, inputs, strict=True))
+            for name, value in start(features).items()
+        }
 
 
 class Step(keras.Model):
     """One step of one or several decoders, compiled as a whole; a subclass chooses the words.
 
-    Its inputs and outputs are dictionaries: "token" `(n, k, 1)`, the last word of each of the `k`
-    hypotheses of a photograph, and what each decoder's step keeps, with the decoder's place before
-    its name ("0.lstm_hidden").
+    It takes and returns "token" `(n, k, 1)`, the last word of each of the `k` hypotheses of a
+    photograph, and the states of each decoder, its place before their names ("0.lstm_hidden").
     """
 
-    def __init__(self, steps: Sequence[keras.Model], **kwargs):
-        super().__init__(**kwargs)
-        self.steps = list(steps)
+    def __init__(self, models: Sequence[SearchModels]):
+        super().__init__(dtype="float32")
+        self.steps = [pair.step for pair in models]
 
     def next_words(self, inputs):
         """Asks every decoder, and takes the mean of their log-probabilities.
 
         Returns:
-            Logits `(n, k, vocabulary)` and their normaliser `(n, k)`, whose difference are the
-            log-probabilities; the new states; and `(n, k, regions)`, where a single decoder looked,
-            or None if it doesn't tell.
+            Logits `(n, k, vocabulary)`; their normaliser `(n, k)`, to be subtracted; the states;
+            and `(n, k, regions)`, where a single decoder looked, or None if it doesn't tell.
         """
         states, logits, normaliser = {}, 0.0, 0.0
         for place, step in enumerate(self.steps):
-            prefix = f"{place}."
-            own = {
-                name.removeprefix(prefix): value
-                for name, value in inputs.items()
-                if name.startswith(prefix)
-            }
-            outputs = dict(step({"token": inputs["token"], **own}))
+            named = {name.removeprefix(f"{place}."): name for name in inputs}
+            outputs = dict(step({name: inputs[named[name]] for name in step.input}))
             scores = outputs.pop("logits")
             logits += scores / len(self.steps)
             normaliser += ops.logsumexp(scores, axis=-1) / len(self.steps)
             attention = outputs.pop("attention", None)
-            states |= {prefix + name: value for name, value in outputs.items()}
+            states |= {f"{place}.{name}": value for name, value in outputs.items()}
         return logits, normaliser, states, attention if len(self.steps) == 1 else None
 
 
 class BeamStep(Step):
     """Keeps the `beam` most probable extensions of each photograph."""
 
-    def __init__(self, steps: Sequence[keras.Model], beam: int, **kwargs):
-        super().__init__(steps, **kwargs)
+    def __init__(self, models: Sequence[SearchModels], beam: int):
+        super().__init__(models)
         self.beam = beam
 
     def call(self, inputs):
-        """Extends every hypothesis by a word.
+        """Takes "total" `(n, beam)`, the log-probability so far, as well, and returns it.
 
-        Args:
-            inputs: as `Step` says, and "total": `(n, beam)`, the log-probability so far.
-
-        Returns:
-            The new tokens, totals and states under the same names; "parent": `(n, beam)`, the beam
-            each one grew from; and, if the decoder tells it, "attention" `(n, beam, regions)`,
-            where the beams that came in looked.
+        With it come "parent" `(n, beam)`, the beam that each one extends, and, if the decoder tells
+        it, "attention" `(n, beam, regions)`, where the beams that came in looked.
         """
         logits, normaliser, states, attention = self.next_words(inputs)
         # Only the best words of each beam are looked at further: whatever is done to a whole row of
@@ -107,11 +101,10 @@ class BeamStep(Step):
         total, choice = ops.top_k(ops.reshape(totals, (-1, self.beam * few)), self.beam)
         parent = choice // few  # (n, beam), best first
         token = ops.take_along_axis(ops.reshape(words, (-1, self.beam * few)), choice, axis=1)
-        token = ops.expand_dims(token, -1)
         grown = {name: self._of_parents(value, parent) for name, value in states.items()}
         if attention is not None:
             grown["attention"] = attention
-        return {"token": token, "total": total, "parent": parent, **grown}
+        return {"token": ops.expand_dims(token, -1), "total": total, "parent": parent, **grown}
 
     def _of_parents(self, values, parent):
         """The rows of `values` `(n, beam, …)` that the new beams grew from."""
@@ -125,7 +118,7 @@ class SampleStep(Step):
     """Draws the next word of every caption at random, by its probability."""
 
     def call(self, inputs):
-        """Takes what `Step` says and "chance" `(n, k)` in [0, 1); returns tokens and states.
+        """Takes "chance" `(n, k)` in [0, 1) as well.
 
         The word is the one at which the summed probabilities pass `chance`, so that NumPy's numbers
         decide, the same ones on every backend.
@@ -139,17 +132,6 @@ class SampleStep(Step):
         return {"token": token, **states}
 
 
-def _first_states(models: Sequence[SearchModels], features: Sequence[np.ndarray], width: int):
-    """What the first step needs of photographs with `width` hypotheses each, but for the token."""
-    states = {}
-    for place, (pair, rows) in enumerate(zip(models, features, strict=True)):
-        changing = set(pair.step.output)  # what else there is serves all hypotheses of a photograph
-        for name, value in pair.start.predict_on_batch(rows).items():
-            value = np.repeat(value, width, axis=1) if name in changing else value
-            states[f"{place}.{name}"] = ops.convert_to_tensor(value)
-    return states
-
-
 class CaptionSampler:
     """Draws captions from a decoder; keeps its compiled step.
 
@@ -160,14 +142,17 @@ class CaptionSampler:
     """
 
     def __init__(self, model: keras.Model, samples: int, max_tokens: int):
-        self._models = [search_models(model)]
-        self._step = SampleStep([pair.step for pair in self._models])
+        models = [search_models(model)]
+        self._start, self._step = StartStep(models), SampleStep(models)
         self._samples = samples
         self._max_tokens = max_tokens
 
     def draw(self, features: np.ndarray, random: np.random.Generator) -> np.ndarray:
         """Draws captions: `(n, samples, length)` int32, each to its END or cut off, then PAD."""
-        states = _first_states(self._models, [features], self._samples)
+        states = {}
+        for name, value in self._start.predict_on_batch([features]).items():
+            value = np.repeat(value, self._samples, axis=1) if name in self._start.own else value
+            states[name] = ops.convert_to_tensor(value)
         shape = (len(features), self._samples)
         token = np.full((*shape, 1), START, "int32")
         ended = np.zeros(shape, bool)
@@ -182,19 +167,45 @@ class CaptionSampler:
         return np.stack(columns, axis=-1)
 
 
+# Beam search
+
+
+@dataclass(frozen=True)
+class Hypothesis:
+    """A caption that search found.
+
+    Attributes:
+        token_ids: its tokens without START and END.
+        log_probability: natural logarithm of the caption's probability, END included if finished.
+        score: the log-probability divided by (tokens + 1) ** length_penalty; search maximises it.
+        finished: whether it came to an END.
+        attention: where an attention decoder looked for each token and for the END, `(tokens + 1,
+            regions)` in [0, 1], regions row by row; None if the decoder doesn't tell.
+    """
+
+    token_ids: tuple[int, ...]
+    log_probability: float
+    score: float
+    finished: bool
+    attention: np.ndarray | None = field(default=None, repr=False, compare=False)
+
+
 class Searcher:
     """Finds captions; keeps its compiled step, so make it once and use it often.
 
     Args:
         model: a decoder from `utils.decoder`, or several with the same vocabulary, which then
             decide together: a word's score is the mean of their log-probabilities.
-        beam: hypotheses kept per photograph; 1 is greedy search.
+        beam: hypotheses kept per photograph, 1 to 100; 1 is greedy search.
         length_penalty: exponent of the length that a log-probability is divided by. 0 prefers short
             captions, 1 compares the mean per token.
-        max_tokens: where search gives up on a hypothesis.
+        max_tokens: where search gives up on a hypothesis, 1 to 200.
         batch_size: photographs searched at once.
-        rank: orders the hypotheses of a photograph anew, `utils.search.Consensus.rank` for
-            example; default is by their score.
+        rank: orders the hypotheses of a photograph again, as `Consensus.rank` does; default is by
+            their score.
+
+    Raises:
+        SettingsError: a setting is out of range, or the decoders have different vocabularies.
     """
 
     def __init__(
@@ -206,185 +217,261 @@ class Searcher:
         batch_size: int = 128,
         rank: Callable[[list[Hypothesis]], list[Hypothesis]] | None = None,
     ):
-        if beam < 1 or max_tokens < 1:
-            raise ValueError(
-                f"beam is {beam} and max_tokens {max_tokens}; expected 1 or more of both."
-            )
+        SearchSettings(beam, length_penalty, max_tokens)  # checks them
         decoders = [model] if isinstance(model, keras.Model) else list(model)
         sizes = [decoder.output_shape[-1] for decoder in decoders]
         if len(set(sizes)) != 1:
-            raise ValueError(
+            raise SettingsError(
                 f"The decoders know {sizes} tokens; expected one or more with the same vocabulary."
             )
-        self._models = [search_models(decoder) for decoder in decoders]
+        models = [search_models(decoder) for decoder in decoders]
         self.beam = beam
         self.length_penalty = length_penalty
         self.max_tokens = max_tokens
         self.batch_size = batch_size
         self.rank = rank
-        self._step = BeamStep([pair.step for pair in self._models], beam)
+        self._start, self._step = StartStep(models), BeamStep(models, beam)
 
     def search(
-        self, features: np.ndarray | Sequence[np.ndarray], progress: bool = False
+        self, features: np.ndarray | Sequence[np.ndarray], progress: bool | tqdm = False
     ) -> list[list[Hypothesis]]:
         """Returns up to `beam` different hypotheses for each photograph, best first.
 
         Args:
             features: `(n, …)`, one row per photograph as the decoder was trained on; for several
                 decoders a list of such arrays, in their order.
-            progress: whether to draw a progress bar.
+            progress: whether to draw a progress bar, or a bar to move on by each photograph.
         """
-        arrays = [features] if len(self._models) == 1 else features
-        if len(arrays) != len(self._models) or len({len(array) for array in arrays}) != 1:
-            raise ValueError(
-                f"There are {len(self._models)} decoders and features of "
-                f"{[len(array) for array in arrays]} photographs; expected one array for each "
-                "decoder, all of the same photographs."
-            )
-        found = []
-        starts = range(0, len(arrays[0]), self.batch_size)
-        for start in tqdm(starts, desc="captions", unit="batch", disable=not progress):
-            batches = [np.asarray(array[start : start + self.batch_size]) for array in arrays]
-            count = len(batches[0])
-            missing = self.batch_size - count if start else 0  # a second shape would compile
-            padded = [np.concatenate([rows, np.repeat(rows[-1:], missing, 0)]) for rows in batches]
-            found += self._search_batch(padded)[:count]
-        return found if self.rank is None else list(map(self.rank, found))
+        found = self._find(features, [self.length_penalty], self.beam, progress)
+        groups = [own[0] for own in found]
+        return groups if self.rank is None else list(map(self.rank, groups))
 
     def best(
-        self, features: np.ndarray | Sequence[np.ndarray], progress: bool = False
+        self, features: np.ndarray | Sequence[np.ndarray], progress: bool | tqdm = False
     ) -> list[Hypothesis]:
         """Returns the best hypothesis for each row of `features`."""
-        return [hypotheses[0] for hypotheses in self.search(features, progress)]
+        if self.rank is not None:
+            return [hypotheses[0] for hypotheses in self.search(features, progress)]
+        return self.best_by_penalty(features, [self.length_penalty], progress)[0]
 
-    def _search_batch(self, features: list[np.ndarray]) -> list[list[Hypothesis]]:
-        count, beam = len(features[0]), self.beam
-        inputs = _first_states(self._models, features, beam)
-        total = np.full((count, beam), _NEVER, "float32")
-        total[:, 0] = 0.0  # all beams start equal: only the first may grow at the first step
-        token = np.full((count, beam, 1), START, "int32")
-        prefixes = np.zeros((count, beam, 0), "int32")
-        looks = None  # where each hypothesis looked so far, (count, beam, tokens, places)
-        finished: list[list[Hypothesis]] = [[] for _ in range(count)]
-        photos = np.arange(count)[:, None]
+    def best_by_penalty(
+        self, features, length_penalties: Sequence[float], progress: bool | tqdm = False
+    ) -> list[list[Hypothesis]]:
+        """Returns what `best` would with each of the penalties, of one search.
 
-        for length in range(self.max_tokens + 1):  # one step more, for the END of the longest
-            outputs = self._step.predict_on_batch({"token": token, "total": total, **inputs})
-            token, new_total = outputs.pop("token"), np.array(outputs.pop("total"))
-            parent = outputs.pop("parent")
-            grown_from = prefixes[photos, parent]
-            if "attention" in outputs:
-                look = outputs.pop("attention")[:, :, None]
-                looks = look if looks is None else np.concatenate([looks, look], axis=2)
-            inputs |= outputs
-            words = token[:, :, 0]
-            ends = (words == END) & (new_total > _NEVER / 2)
-            for photo, place in np.argwhere(ends):
-                look = None if looks is None else looks[photo, parent[photo, place]]
-                finished[photo].append(
-                    self._hypothesis(grown_from[photo, place], new_total[photo, place], True, look)
-                )
-            if length == self.max_tokens:
-                break  # what is still growing stays without the word that is one too many
-            total = np.where(words == END, np.float32(_NEVER), new_total)
-            prefixes = np.concatenate([grown_from, words[:, :, None]], axis=2)
-            looks = None if looks is None else looks[photos, parent]
-            if not any(map(self._can_improve, finished, total)):
-                break
-        return [
-            self._ranked(
-                finished[photo],
-                [
-                    self._hypothesis(
-                        prefixes[photo, place],
-                        total[photo, place],
-                        False,
-                        None if looks is None else looks[photo, place],
-                    )
-                    for place in range(beam)
-                    if total[photo, place] > _NEVER / 2
-                ],
+        The beams grow by log-probability alone: a penalty only orders what came to its END, and
+        decides when nothing better can come.
+        """
+        found = self._find(features, length_penalties, 1, progress)
+        return [[own[place][0] for own in found] for place in range(len(length_penalties))]
+
+    def _find(self, features, penalties: Sequence[float], most: int, progress: bool | tqdm):
+        """Searches until the `most` best hypotheses by each penalty are certain.
+
+        Photographs that are done make room for the next ones, so the few long captions don't keep
+        the others waiting.
+
+        Returns:
+            For each photograph and each penalty up to `most` hypotheses, best first.
+        """
+        arrays = [features] if len(self._start.starts) == 1 else features
+        counts = [len(array) for array in arrays]
+        if len(arrays) != len(self._start.starts) or len(set(counts)) != 1:
+            raise ValueError(
+                f"There are {len(self._start.starts)} decoders and features of {counts} "
+                "photographs; expected one array for each decoder, all of the same photographs."
             )
-            for photo in range(count)
-        ]
+        batch, beam = min(self.batch_size, counts[0]), self.beam
+        waiting = enumerate(self._starting(arrays, batch))
+        photos = np.full(batch, -1)  # which one each row of the batch is about; -1: none
+        histories = _Histories((batch, self.max_tokens + 1, beam), penalties, most)
+        token = np.full((batch, beam, 1), START, "int32")
+        total = np.full((batch, beam), _NEVER, "float32")
+        states, found = {}, {}
+        bar = progress
+        if isinstance(progress, bool):
+            bar = tqdm(total=counts[0], desc="captions", unit="photo", disable=not progress)
+        while len(found) < counts[0]:
+            free = np.flatnonzero(photos < 0)
+            if len(free) >= batch / 4:  # to move them in costs as much as a step of a small beam
+                states = {name: np.array(value) for name, value in states.items()}
+                for row, (photo, own) in zip(free, waiting, strict=False):
+                    for name, value in own.items():
+                        if name not in states:
+                            width = (beam,) if name in self._start.own else value.shape[:1]
+                            states[name] = np.empty((batch, *width, *value.shape[1:]), value.dtype)
+                        states[name][row] = value
+                    photos[row] = photo
+                    token[row], total[row] = START, _NEVER
+                    total[row, 0] = 0.0  # all beams start equal: only the first may grow at first
+                    histories.clear(row)
+                for name in set(states) - self._start.own:
+                    states[name] = ops.convert_to_tensor(states[name])
+            outputs = self._step.predict_on_batch({"token": token, "total": total, **states})
+            token, new_total = np.array(outputs.pop("token")), outputs.pop("total")
+            parent, look = outputs.pop("parent"), outputs.pop("attention", None)
+            rows = np.flatnonzero(photos >= 0)
+            growing = np.where(token[..., 0] == END, np.float32(_NEVER), new_total)
+            for row in histories.grow(rows, token[..., 0], parent, new_total, growing, look):
+                found[int(photos[row])] = histories.hypotheses(row, total[row])
+                photos[row] = -1
+                bar.update()
+            total = growing
+            states |= outputs
+        if bar is not progress:
+            bar.close()
+        return [found[photo] for photo in range(counts[0])]
 
-    def _hypothesis(
-        self, numbers: np.ndarray, total: float, finished: bool, attention: np.ndarray | None
-    ) -> Hypothesis:
-        score = float(total) / (len(numbers) + 1) ** self.length_penalty
-        return Hypothesis(tuple(numbers.tolist()), float(total), score, finished, attention)
-
-    def _can_improve(self, finished: list[Hypothesis], total: np.ndarray) -> bool:
-        """Whether a hypothesis still growing can come to be among the best `beam` finished ones."""
-        best = total.max()
-        if best <= _NEVER / 2:
-            return False
-        if len(finished) < self.beam:
-            return True
-        worst = sorted((hypothesis.score for hypothesis in finished), reverse=True)[self.beam - 1]
-        return best / (self.max_tokens + 1) ** self.length_penalty > worst
-
-    def _ranked(self, finished, growing) -> list[Hypothesis]:
-        # If no hypothesis came to an END, the growing ones are better than no caption.
-        ranked = sorted(finished or growing, key=lambda hypothesis: -hypothesis.score)
-        return ranked[: self.beam]
+    def _starting(self, arrays: Sequence[np.ndarray], batch: int) -> Iterator[dict]:
+        """Yields what each photograph starts with; computed a batch at a time."""
+        for first in range(0, len(arrays[0]), batch or 1):
+            rows = [np.asarray(array[first : first + batch]) for array in arrays]
+            count = len(rows[0])
+            # A second shape would compile.
+            rows = [np.concatenate([own, np.repeat(own[-1:], batch - count, 0)]) for own in rows]
+            states = self._start.predict_on_batch(rows)
+            yield from ({name: states[name][row] for name in states} for row in range(count))
 
 
-def captions_of(hypotheses: Sequence[Hypothesis], vocabulary) -> list[str]:
+class _Histories:
+    """What search did so far with each photograph of a batch, and what it found by that.
+
+    Args:
+        shape: photographs, steps and beam.
+        penalties, most: a photograph is done when its `most` best hypotheses by each length penalty
+            are certain.
+    """
+
+    def __init__(self, shape: tuple[int, int, int], penalties: Sequence[float], most: int):
+        self._tokens, self._parents = np.zeros(shape, "int32"), np.zeros(shape, "int32")
+        self._ended = np.full(shape, -np.inf)  # log-probabilities of what came to its END
+        self._looks = None
+        self._taken = np.zeros(shape[0], int)  # steps
+        # The length at each step, the END included, to the power of each penalty.
+        self._divisors = np.array(
+            [[length**penalty for length in range(1, shape[1] + 1)] for penalty in penalties]
+        )
+        self._most = most
+
+    def clear(self, row: int) -> None:
+        """Begins with another photograph."""
+        self._ended[row], self._taken[row] = -np.inf, 0
+
+    def grow(self, rows, token, parent, total, growing, look) -> np.ndarray:
+        """Notes a step, and returns those of `rows` that are done."""
+        at = rows, self._taken[rows]
+        self._tokens[at], self._parents[at] = token[rows], parent[rows]
+        ends = (token == END) & (total > _NEVER / 2)
+        self._ended[at] = np.where(ends, total, -np.inf)[rows]
+        if look is not None:
+            if self._looks is None:
+                self._looks = np.zeros((*self._tokens.shape, look.shape[-1]), look.dtype)
+            self._looks[at] = look[rows]
+        self._taken[rows] += 1
+        scores = self._ended[rows, None] / self._divisors[None, :, :, None]
+        scores = scores.reshape(len(rows), len(self._divisors), -1)
+        least = np.partition(scores, -self._most, axis=-1)[..., -self._most]
+        # A hypothesis can only lose probability, and not become longer than the longest.
+        best = growing[rows].max(axis=1).astype("float64")
+        if np.isnan(best).any():
+            raise StaleArtefactError(
+                "The decoder gives no probabilities but NaN: its weights are damaged. Restore its "
+                "file, or train it again."
+            )
+        improves = (best[:, None] / self._divisors[:, -1] > least).any(axis=1)
+        longest = self._taken[rows] == self._tokens.shape[1]
+        return rows[longest | ~improves | (best <= _NEVER / 2)]
+
+    def hypotheses(self, row: int, total: np.ndarray) -> list[list[Hypothesis]]:
+        """The best hypotheses of a photograph by each penalty; `total`: before the last step."""
+        steps, places = np.nonzero(self._ended[row] > -np.inf)
+        totals, beams = self._ended[row, steps, places], self._parents[row, steps, places]
+        finished = bool(len(steps))
+        if not finished:  # what is still growing, without the word that is one too many
+            beams = np.flatnonzero(total > _NEVER / 2)
+            totals, steps = (
+                total[beams].astype("float64"),
+                np.full(len(beams), self._taken[row] - 1),
+            )
+        found = []
+        for divisors in self._divisors:
+            scores = totals / divisors[steps]
+            order = np.argsort(-scores, kind="stable")[: self._most]
+            each = zip(steps[order], beams[order], totals[order], scores[order], strict=True)
+            found.append([self._hypothesis(row, *one, finished) for one in each])
+        return found
+
+    def _hypothesis(self, row, step, beam, total, score, finished: bool) -> Hypothesis:
+        """Follows a hypothesis back from the beam that came into a step."""
+        token_ids, path = [], [beam]
+        for before in range(step - 1, -1, -1):
+            token_ids.append(int(self._tokens[row, before, beam]))
+            beam = self._parents[row, before, beam]
+            path.append(beam)
+        looks = None if self._looks is None else self._looks[row, np.arange(step + 1), path[::-1]]
+        return Hypothesis(tuple(token_ids[::-1]), float(total), float(score), finished, looks)
+
+
+def captions_of(hypotheses: Sequence[Hypothesis], vocabulary: Vocabulary) -> list[str]:
     """Spells out hypotheses as captions, words joined by spaces."""
-    return [" ".join(vocabulary.decode(hypothesis.numbers)) for hypothesis in hypotheses]
+    return [" ".join(vocabulary.decode(hypothesis.token_ids)) for hypothesis in hypotheses]
 
 
 # Consensus
 
-
 _ABSENT = -1  # fills up the rows of shorter n-grams in the file
+_MOST_BYTES = 1 << 28  # of a consensus file's arrays; Flickr8k's have 3 MB
 
 
 class Consensus:
     """Ranks hypotheses by how much the others agree with them.
 
     Args:
-        frequencies: in how many photographs' captions an n-gram of tokens occurs, for those in two
-            or more.
+        frequencies: in how many photographs' captions an n-gram of token ids occurs, for those in
+            two or more.
         photographs: of how many.
-        inverse_temperature: exponent of the hypotheses' probabilities: 0 lets all count the same,
-            1 as much as they are probable.
     """
 
-    def __init__(self, frequencies: dict, photographs: int, inverse_temperature: float = 0.2):
+    def __init__(self, frequencies: dict[tuple[int, ...], int], photographs: int):
         self.frequencies = frequencies
         self.photographs = photographs
-        self.inverse_temperature = inverse_temperature
 
     @classmethod
     def of(cls, captions: Iterable[Sequence[Sequence[str]]], vocabulary: Vocabulary) -> "Consensus":
         """Counts n-grams of a training split: for each photograph the tokens of its captions."""
         counted, photographs = Counter(), 0
         for group in captions:
-            numbers = [vocabulary.encode(tokens)[1:-1] for tokens in group]  # no START, no END
-            counted.update(set(chain.from_iterable(map(all_ngrams, numbers))))
+            token_ids = [vocabulary.encode(tokens)[1:-1] for tokens in group]  # no START, no END
+            counted.update(set(chain.from_iterable(map(all_ngrams, token_ids))))
             photographs += 1
-        frequencies = {ngram: count for ngram, count in counted.items() if count > 1}
-        return cls(frequencies, photographs)
+        return cls({ngram: count for ngram, count in counted.items() if count > 1}, photographs)
 
-    def with_inverse_temperature(self, inverse_temperature: float) -> "Consensus":
-        """The same counts with another inverse_temperature."""
-        return Consensus(self.frequencies, self.photographs, inverse_temperature)
+    def rank(
+        self,
+        hypotheses: Sequence[Hypothesis],
+        inverse_temperature: float,
+        similarities: np.ndarray | None = None,
+    ) -> list[Hypothesis]:
+        """Orders the hypotheses of a photograph, the one that the others agree with most first.
 
-    def rank(self, hypotheses: Sequence[Hypothesis]) -> list[Hypothesis]:
-        """Orders the hypotheses of a photograph, the one that the others agree with most first."""
+        Args:
+            hypotheses: of one photograph.
+            inverse_temperature: exponent of their probabilities: 0 lets all count the same, 1 as
+                much as they are probable.
+            similarities: of them, if they are known already.
+        """
         if len(hypotheses) < 3:  # two agree with each other as much
             return list(hypotheses)
         totals = np.array([hypothesis.log_probability for hypothesis in hypotheses])
-        weights = np.exp(self.inverse_temperature * (totals - totals.max()))
-        agreement = self._similarities([hypothesis.numbers for hypothesis in hypotheses]) @ (
-            weights / weights.sum()
-        )
+        weights = np.exp(inverse_temperature * (totals - totals.max()))
+        if similarities is None:
+            similarities = self.similarities(hypotheses)
+        agreement = similarities @ (weights / weights.sum())
         return [hypotheses[place] for place in np.argsort(-agreement, kind="stable")]
 
-    def _similarities(self, captions: Sequence[Sequence[int]]) -> np.ndarray:
-        """CIDEr-D of each caption (rows) against each as its only reference (columns), 0 to 10."""
+    def similarities(self, hypotheses: Sequence[Hypothesis]) -> np.ndarray:
+        """CIDEr-D of each (rows) against each as its only reference (columns), 0 to 10."""
+        captions = [hypothesis.token_ids for hypothesis in hypotheses]
         counts = [all_ngrams(caption) for caption in captions]
         columns = {ngram: place for place, ngram in enumerate(dict.fromkeys(chain(*counts)))}
         rarity = np.log(self.photographs) - np.log(
@@ -407,63 +494,89 @@ class Consensus:
         return 10 / MAX_ORDER * result * np.exp(-(gap**2) / (2 * Cider.SIGMA**2))
 
     def save(self, file: Path) -> None:
-        """Writes what was counted as plain arrays, atomically; the inverse temperature is a
-        setting."""
-        ngrams = np.full((len(self.frequencies), MAX_ORDER), _ABSENT, "int32")
-        for row, ngram in enumerate(self.frequencies):
-            ngrams[row, : len(ngram)] = ngram
-        counts = np.fromiter(self.frequencies.values(), "int32", len(self.frequencies))
-        with atomic_path(file) as part, part.open("wb") as output:
-            np.savez_compressed(
-                output, ngrams=ngrams, counts=counts, photographs=np.int32(self.photographs)
-            )
+        """Writes what was counted, atomically; the same counts give the same bytes."""
+        kept = sorted(self.frequencies)
+        ngrams = np.full((len(kept), MAX_ORDER), _ABSENT, "int32")
+        for row, ngram in zip(ngrams, kept, strict=True):
+            row[: len(ngram)] = ngram
+        counts = np.array([self.frequencies[ngram] for ngram in kept], "int32")
+        photographs = np.array(self.photographs, "int32")
+        write_arrays(file, {"ngrams": ngrams, "counts": counts, "photographs": photographs})
 
     @classmethod
-    def load(cls, file: Path, inverse_temperature: float = 0.2) -> "Consensus":
-        """Reads what `save` wrote."""
-        with np.load(require(file, "notebook 05_evaluate_captions"), allow_pickle=False) as kept:
-            frequencies = {
-                tuple(number for number in ngram if number != _ABSENT): count
-                for ngram, count in zip(
-                    kept["ngrams"].tolist(), kept["counts"].tolist(), strict=True
-                )
-            }
-            return cls(frequencies, int(kept["photographs"]), inverse_temperature)
+    def load(cls, file: Path) -> "Consensus":
+        """Reads what `save` wrote; raises `StaleArtefactError` if it is something else."""
+        remedy = "Run notebook 05_evaluate_captions again, or restore the file."
+        arrays = read_arrays(require(file, "notebook 05_evaluate_captions"), _MOST_BYTES, remedy)
+        ngrams, counts, photographs = (
+            arrays.get(name, np.zeros(())) for name in ("ngrams", "counts", "photographs")
+        )
+        if not (
+            {array.dtype.kind for array in (ngrams, counts, photographs)} == {"i"}
+            and ngrams.shape == (len(ngrams) if ngrams.ndim else 0, MAX_ORDER)
+            and (counts.shape, photographs.shape) == (ngrams.shape[:1], ())
+            and (ngrams[:, :1] >= 0).all()
+            and (np.diff((ngrams < 0).astype(int), axis=1) >= 0).all()
+            and ((counts >= 1) & (counts <= photographs)).all()
+            and photographs >= 1
+        ):
+            raise StaleArtefactError(
+                f"{file} holds no counts of n-grams; expected whole numbers, each count from 1 to "
+                f"the number of photographs. {remedy}"
+            )
+        lengths = (ngrams >= 0).sum(axis=1).tolist()
+        keys = (
+            tuple(ngram[:length]) for ngram, length in zip(ngrams.tolist(), lengths, strict=True)
+        )
+        return cls(dict(zip(keys, counts.tolist(), strict=True)), int(photographs))
 
 
-# How search is set
-
+# Settings
 
 # A consensus is found among the hypotheses of a wide beam. It is cut off where one caption in a
 # hundred is, since a wide beam otherwise goes on for a long time for nothing.
 WIDE_BEAM, WIDE_PENALTY, WIDE_TOKENS = 20, 0.7, 20
-
-
 INVERSE_TEMPERATURES = (0.1, 0.2, 0.3)
 
 
 @dataclass(frozen=True)
 class SearchSettings:
-    """How captions are searched for; chosen on the dev split."""
+    """How captions are searched for; chosen on the dev split.
+
+    Attributes:
+        beam, length_penalty, max_tokens: as of `Searcher`.
+        inverse_temperature: of the consensus; None takes the most probable caption.
+
+    Raises:
+        SettingsError: one of them is out of range.
+    """
 
     beam: int = 3
     length_penalty: float = 1.0
     max_tokens: int = MAX_TOKENS
-    inverse_temperature: float | None = (
-        None  # of the consensus; None takes the most probable caption
-    )
+    inverse_temperature: float | None = None
+
+    def __post_init__(self):
+        for name, most in (("beam", MOST_BEAM), ("max_tokens", MOST_TOKENS)):
+            value = getattr(self, name)
+            if type(value) is not int or not 1 <= value <= most:
+                raise SettingsError(f"{name} is {value!r}; expected a whole number, 1 to {most}.")
+        exponents = {"length_penalty": self.length_penalty}
+        if self.inverse_temperature is not None:
+            exponents["inverse_temperature"] = self.inverse_temperature
+        for name, value in exponents.items():
+            number = isinstance(value, int | float) and not isinstance(value, bool)
+            if not number or not 0 <= value <= MOST_EXPONENT:
+                raise SettingsError(f"{name} is {value!r}; expected 0 to {MOST_EXPONENT}.")
 
     @classmethod
     def from_row(cls, row: Mapping[str, float | None]) -> "SearchSettings":
-        """Takes a row of `try_searches` or `judge` in `utils.evaluation`."""
-        beam, penalty, inverse_temperature = (
-            int(row["beam"]),
-            row["length_penalty"],
-            row["inverse_temperature"],
-        )
-        if inverse_temperature is None or np.isnan(inverse_temperature):
-            return cls(beam, float(penalty))
-        return cls(beam, float(penalty), WIDE_TOKENS, float(inverse_temperature))
+        """Takes a row of `choose_search` or `evaluate_system` in `utils.evaluation`."""
+        beam, penalty = int(row["beam"]), float(row["length_penalty"])
+        inverse_temperature = row["inverse_temperature"]
+        if inverse_temperature is None or math.isnan(inverse_temperature):
+            return cls(beam, penalty)
+        return cls(beam, penalty, WIDE_TOKENS, float(inverse_temperature))
 
     @property
     def words(self) -> str:
@@ -473,13 +586,19 @@ class SearchSettings:
         return "greedy" if self.beam == 1 else f"beam {self.beam}"
 
     def searcher(
-        self, decoder: keras.Model, consensus: Consensus | None = None, batch_size: int = 128
+        self,
+        decoder: keras.Model | Sequence[keras.Model],
+        consensus: Consensus | None = None,
+        batch_size: int = 128,
     ) -> Searcher:
-        """Makes a searcher of these settings; `consensus` is needed if they have an inverse
-        temperature."""
-        rank = (
-            None
-            if self.inverse_temperature is None
-            else consensus.with_inverse_temperature(self.inverse_temperature).rank
-        )
+        """Makes a searcher of these settings.
+
+        Raises:
+            SettingsError: they have an inverse temperature, and there is no `consensus`.
+        """
+        rank = None
+        if self.inverse_temperature is not None:
+            if consensus is None:
+                raise SettingsError("These settings rank by a consensus, and none was given.")
+            rank = partial(consensus.rank, inverse_temperature=self.inverse_temperature)
         return Searcher(decoder, self.beam, self.length_penalty, self.max_tokens, batch_size, rank)
