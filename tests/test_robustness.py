@@ -5,21 +5,25 @@ import json
 
 import pytest
 
-from tests.robustness import TABLE, all_cases, outcome
+from tests.robustness import TABLE, all_cases, key_words, outcome
 from tests.test_project import code_files, code_of
 from utils.settings import PROJECT
 
 CASES = all_cases()
 STORED = {
-    (row["group"], row["case"]): row["outcome"]
+    (row["group"], row["case"]): row
     for row in (json.loads(TABLE.read_text(encoding="utf-8")) if TABLE.exists() else [])
 }
 
 
 @pytest.mark.parametrize(("group", "case"), CASES, ids=map(": ".join, CASES))
 def test_every_case_ends_as_the_table_says(tmp_path, group, case):
-    found = outcome(CASES[group, case], tmp_path)
-    assert found == STORED.get((group, case)), "if this is meant, run `make robustness`"
+    told, error = outcome(CASES[group, case], tmp_path)
+    row = STORED[group, case]  # not there? `make robustness` writes it
+    assert error == row["error"], told
+    assert told.startswith("refused: ") == bool(error)
+    missing = key_words(row["outcome"]) - key_words(told)
+    assert not missing, f"{told!r} lacks {missing}; if this is meant, run `make robustness`"
 
 
 def test_the_table_has_no_other_rows_and_stands_in_their_order():
