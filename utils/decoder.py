@@ -2,19 +2,19 @@
 
 - `merge`: the LSTM reads words only, and the image joins behind it (the original recipe).
 - `inject`: the image starts the LSTM, as if it were the first word.
-- `attention`: before each word the decoder looks anew at the regions of the photograph.
+- `attention`: before each word the decoder looks again at the regions of the photograph.
 
 A decoder is a functional Keras model `(features, tokens) -> logits`, trained on whole captions at
 once with the true caption as input (teacher forcing). A photograph comes with all its captions of a
-batch, `(n, captions, length)`, and what is computed of it serves them all. `search_models` takes
-the same layers and joins them anew, so that a caption can be made word by word; no weight exists
-twice.
+batch, `(n, k, length)` token ids, and what is computed of it serves all `k`. For search the same
+layers are joined again, so that a caption can be made word by word; no weight exists twice.
 
 No Keras mask is used: captions are padded on the right and an LSTM only looks back, so padding
 can't reach a real token, and the loss leaves it out.
 """
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import keras
@@ -26,12 +26,30 @@ from utils.machinery.errors import SettingsError
 # Layers
 
 
-@keras.saving.register_keras_serializable("photograph_captions")
-class WordEmbedding(keras.layers.Layer):
-    """Turns tokens into vectors, and, with `reverse`, vectors into logits with the same weights.
+def product_by_rows(vectors, matrix):
+    """Multiplies the last axis of `(..., width)` by `(width, units)`, as rows `(rows, width)`.
+
+    In a product of four axes by two TensorFlow crashes on CPUs with AVX-512 when one axis has
+    length 1 (tensorflow#117700), and Keras before 3.15 asks for just that.
+    """
+    rows = ops.matmul(ops.reshape(vectors, (-1, vectors.shape[-1])), matrix)
+    return ops.reshape(rows, (*ops.shape(vectors)[:-1], matrix.shape[-1]))
+
+
+class WordDense(layers.Dense):
+    """A dense layer for every word of every caption: `activation(words @ kernel + bias)`."""
+
+    def call(self, inputs):
+        """`(n, k, length, width) -> (n, k, length, units)`, or other axes before the last."""
+        return self.activation(ops.add(product_by_rows(inputs, self.kernel), self.bias))
+
+
+class WordEmbedding(layers.Layer):
+    """Turns token ids into vectors, and, in reverse, vectors into logits with the same weights.
 
     Sharing the weights between input and output (Press and Wolf 2017, "Using the output embedding
     to improve language models") leaves fewer to overfit, and trains rare words from both sides.
+    `keras.layers.ReversibleEmbedding` does it too, but Keras 3.10 has no such layer yet.
 
     Args:
         vocabulary_size: number of tokens.
@@ -54,11 +72,10 @@ class WordEmbedding(keras.layers.Layer):
             self.bias = self.add_weight((self.vocabulary_size,), initializer="zeros", name="bias")
 
     def call(self, inputs, reverse=False):
-        """`(…) int -> (…, units)`, or in reverse `(…, units) -> (…, vocabulary_size) float32`."""
+        """`(...) int -> (..., units)`, or in reverse `(..., units) -> (..., vocabulary_size)`."""
         if reverse:
-            return ops.cast(
-                ops.matmul(inputs, ops.transpose(self.embeddings)) + self.bias, "float32"
-            )
+            logits = product_by_rows(inputs, ops.transpose(self.embeddings)) + self.bias
+            return ops.cast(logits, "float32")
         # With tied weights, which are small for the sake of the logits, words would drown in what
         # is added to them, so they are scaled up (Vaswani et al. 2017). The product also makes the
         # gradient dense: of a plain lookup TensorFlow makes slices, in which a word that occurs
@@ -66,20 +83,18 @@ class WordEmbedding(keras.layers.Layer):
         scale = self.units**0.5 if self.tied else 1.0
         return ops.take(self.embeddings * scale, inputs, axis=0)
 
-    def get_config(self):
-        """Returns what makes the same layer again."""
-        own = {"vocabulary_size": self.vocabulary_size, "units": self.units, "tied": self.tied}
-        return {**super().get_config(), **own}
 
+class CaptionLSTM(layers.Layer):
+    """An LSTM over each of the `k` captions of each of the `n` photographs.
 
-@keras.saving.register_keras_serializable("photograph_captions")
-class CaptionLSTM(keras.layers.Layer):
-    """An LSTM over each of the `k` captions of each of the `n` photographs."""
+    At every word: `hidden, cell = LSTM(word, hidden, cell)`; the hidden state is what the words so
+    far come to, the cell its memory.
+    """
 
     def __init__(self, units: int, **kwargs):
         super().__init__(**kwargs)
         self.units = units
-        self.lstm = keras.layers.LSTM(units, return_sequences=True, return_state=True, name="lstm")
+        self.lstm = layers.LSTM(units, return_sequences=True, return_state=True, name="lstm")
 
     def build(self, words_shape, hidden_shape=None, cell_shape=None):
         """Makes the LSTM's weights from the length of a word's vector."""
@@ -97,14 +112,12 @@ class CaptionLSTM(keras.layers.Layer):
             The hidden state after every word, `(n, k, length, units)`, and hidden and cell state
             after the last one, `(n, k, units)` each.
         """
-        _, captions, length, width = ops.shape(words)
+        photos, captions, length, width = ops.shape(words)
         state = None
         if hidden is not None:
+            shape = (photos, captions, self.units)
             state = [
-                ops.reshape(
-                    ops.broadcast_to(one, (ops.shape(words)[0], captions, self.units)),
-                    (-1, self.units),
-                )
+                ops.reshape(ops.broadcast_to(one, shape), (-1, self.units))
                 for one in (hidden, cell)
             ]
         rows = ops.reshape(words, (-1, length, width))
@@ -115,18 +128,14 @@ class CaptionLSTM(keras.layers.Layer):
             ops.reshape(cell, (-1, captions, self.units)),
         )
 
-    def get_config(self):
-        """Returns what makes the same layer again."""
-        return {**super().get_config(), "units": self.units}
 
-
-@keras.saving.register_keras_serializable("photograph_captions")
-class RegionAttention(keras.layers.Layer):
+class RegionAttention(layers.Layer):
     """Looks at the regions of a photograph, at each as much as its key fits the word to come.
 
-    Scaled dot products with several heads (Vaswani et al. 2017), and beside the regions a sentinel,
-    which is made of the words so far: what the decoder looks at when the next word needs no look at
-    the photograph (Lu et al. 2017, "Knowing when to look").
+    `weights = softmax(query @ keys / sqrt(width))`, `seen = weights @ values`: scaled dot products
+    with several heads (Vaswani et al. 2017). Beside the regions there is a sentinel, made of the
+    words so far: what the decoder looks at when the next word needs no look at the photograph (Lu
+    et al. 2017, "Knowing when to look").
 
     Args:
         units: of keys and values; a multiple of `heads`.
@@ -137,9 +146,9 @@ class RegionAttention(keras.layers.Layer):
         super().__init__(**kwargs)
         self.units = units
         self.heads = heads
-        self.query = keras.layers.Dense(units, name="query")
-        self.sentinel = keras.layers.Dense(units, activation="tanh", name="sentinel")
-        self.sentinel_key = keras.layers.Dense(units, name="sentinel_key")
+        self.query = WordDense(units, name="query")
+        self.sentinel = WordDense(units, activation="tanh", name="sentinel")
+        self.sentinel_key = WordDense(units, name="sentinel_key")
 
     def build(self, text_shape, keys_shape, values_shape):
         """Makes the weights of the projections."""
@@ -169,11 +178,11 @@ class RegionAttention(keras.layers.Layer):
         words = captions * length
         sentinel = self.sentinel(text)
         query = heads_of(self.query(text), words) / width**0.5
-        on_places = ops.matmul(query, ops.transpose(heads_of(keys, regions), (0, 1, 3, 2)))
+        on_regions = ops.matmul(query, ops.transpose(heads_of(keys, regions), (0, 1, 3, 2)))
         on_sentinel = ops.sum(
             query * heads_of(self.sentinel_key(sentinel), words), axis=-1, keepdims=True
         )
-        weights = ops.softmax(ops.concatenate([on_places, on_sentinel], axis=-1), axis=-1)
+        weights = ops.softmax(ops.concatenate([on_regions, on_sentinel], axis=-1), axis=-1)
         where = weights[..., :-1]  # (n, heads, words, regions)
         seen = ops.matmul(where, heads_of(values, regions))
         seen = seen + weights[..., -1:] * heads_of(sentinel, words)
@@ -183,237 +192,21 @@ class RegionAttention(keras.layers.Layer):
             ops.reshape(ops.mean(where, axis=1), (-1, captions, length, regions)),
         )
 
-    def get_config(self):
-        """Returns what makes the same layer again."""
-        return {**super().get_config(), "units": self.units, "heads": self.heads}
-
 
 # Decoders
 
 
 @dataclass(frozen=True)
-class SearchModels:
-    """What search needs of a decoder.
+class DecoderOptions:
+    """What a decoder can be built with; the defaults are the original recipe."""
 
-    Attributes:
-        start: `features (n, …) -> {name: …}`, run once per photograph. What the step model gives
-            back is a state, `(n, 1, …)` here; the rest stays as it is, `(n, …)`.
-        step: `{"token": (n, beam, 1) int32, **everything of start} -> {"logits": (n, beam,
-            vocabulary), **states (n, beam, …)}`; with attention also `"attention": (n, beam,
-            regions)`, where the decoder looked for this word.
-    """
-
-    start: keras.Model
-    step: keras.Model
-
-
-def build_merge(
-    vocabulary_size: int,
-    feature_shape: Sequence[int],
-    embedding_units: int = 256,
-    units: int = 256,
-    image_dropout: float = 0.5,
-    text_dropout: float = 0.5,
-    output_dropout: float = 0.0,
-    tied: bool = False,
-) -> keras.Model:
-    """Builds the merge decoder: the image joins after the LSTM, which reads words only.
-
-    The defaults are the original recipe. After Tanti, Gatt and Camilleri (2018), "Where to put the
-    image in an image caption generator". Features are standardised inside the model (see
-    `standardise`), since encoders differ in scale by a factor of a million.
-
-    Args:
-        vocabulary_size: number of tokens.
-        feature_shape: `(d,)`, the shape of one photograph's pooled features.
-        embedding_units: length of a word's vector.
-        units: of the LSTM, and of everything that is added to its output.
-        image_dropout, text_dropout, output_dropout: share of the features, of the word vectors, and
-            of the last hidden layer that is dropped in training.
-        tied: whether the logits are made with the weights of the embedding.
-
-    Returns:
-        A model `[features (n, d), tokens (n, captions, length)] -> logits (n, captions, length,
-        vocabulary) float32`.
-
-    Raises:
-        SettingsError: the features are not pooled.
-    """
-    features, tokens = _inputs(feature_shape, "merge", regions=False)
-    image = layers.Normalization(name="standardise")(features)
-    image = layers.Dropout(image_dropout, name="image_dropout")(image)
-    image = layers.Dense(units, activation="relu", name="image")(image)
-    image = layers.Reshape((1, 1, units), name="image_for_every_word")(image)
-
-    embedding = WordEmbedding(vocabulary_size, embedding_units, tied, name="embedding")
-    words = layers.Dropout(text_dropout, name="text_dropout")(embedding(tokens))
-    text, _, _ = CaptionLSTM(units, name="lstm")(words)
-    merged = layers.Add(name="merge")([image, text])
-    hidden = _hidden(merged, units, output_dropout)
-    return keras.Model([features, tokens], _logits(hidden, embedding), name="merge")
-
-
-def merge_search_models(model: keras.Model) -> SearchModels:
-    """Joins a merge decoder's layers for search; the image is projected once per photograph."""
-    layer = model.get_layer
-    features = keras.Input(model.input_shape[0][1:], name="features")
-    image = layer("image_for_every_word")(layer("image")(layer("standardise")(features)))
-    zeros = layers.Reshape((1, -1))(keras.ops.zeros_like(image))
-    start = keras.Model(features, {"image": image, "lstm_hidden": zeros, "lstm_cell": zeros})
-
-    token, hidden, cell = _step_inputs(layer("lstm").units)
-    image = keras.Input(image.shape[1:], name="image")
-    text, new_hidden, new_cell = layer("lstm")(layer("embedding")(token), hidden, cell)
-    logits = _logits_again(model, layer("hidden")(layer("merge")([image, text])))
-    step = keras.Model(
-        {"token": token, "image": image, "lstm_hidden": hidden, "lstm_cell": cell},
-        {"logits": logits, "lstm_hidden": new_hidden, "lstm_cell": new_cell},
-    )
-    return SearchModels(start, step)
-
-
-def build_inject(
-    vocabulary_size: int,
-    feature_shape: Sequence[int],
-    embedding_units: int = 256,
-    units: int = 256,
-    image_dropout: float = 0.5,
-    text_dropout: float = 0.5,
-    output_dropout: float = 0.0,
-    tied: bool = False,
-) -> keras.Model:
-    """Builds the inject decoder: the LSTM reads the image first, as if it were a word.
-
-    After Vinyals et al. (2015), "Show and Tell". Arguments, result and error as `build_merge`.
-    """
-    features, tokens = _inputs(feature_shape, "inject", regions=False)
-    image = layers.Normalization(name="standardise")(features)
-    image = layers.Dropout(image_dropout, name="image_dropout")(image)
-    image = layers.Dense(embedding_units, name="image")(image)
-    image = layers.Reshape((1, 1, embedding_units), name="image_as_a_word")(image)
-
-    lstm = CaptionLSTM(units, name="lstm")
-    _, hidden, cell = lstm(image)
-    embedding = WordEmbedding(vocabulary_size, embedding_units, tied, name="embedding")
-    words = layers.Dropout(text_dropout, name="text_dropout")(embedding(tokens))
-    text, _, _ = lstm(words, hidden, cell)
-    hidden = _hidden(text, units, output_dropout)
-    return keras.Model([features, tokens], _logits(hidden, embedding), name="inject")
-
-
-def inject_search_models(model: keras.Model) -> SearchModels:
-    """Joins an inject decoder's layers for search; the LSTM reads the image once."""
-    layer = model.get_layer
-    features = keras.Input(model.input_shape[0][1:], name="features")
-    image = layer("image_as_a_word")(layer("image")(layer("standardise")(features)))
-    _, hidden, cell = layer("lstm")(image)
-    start = keras.Model(features, {"lstm_hidden": hidden, "lstm_cell": cell})
-
-    token, hidden, cell = _step_inputs(layer("lstm").units)
-    text, new_hidden, new_cell = layer("lstm")(layer("embedding")(token), hidden, cell)
-    logits = _logits_again(model, layer("hidden")(text))
-    step = keras.Model(
-        {"token": token, "lstm_hidden": hidden, "lstm_cell": cell},
-        {"logits": logits, "lstm_hidden": new_hidden, "lstm_cell": new_cell},
-    )
-    return SearchModels(start, step)
-
-
-def build_attention(
-    vocabulary_size: int,
-    feature_shape: Sequence[int],
-    embedding_units: int = 256,
-    units: int = 256,
-    image_dropout: float = 0.5,
-    text_dropout: float = 0.5,
-    output_dropout: float = 0.0,
-    tied: bool = False,
-    heads: int = 8,
-) -> keras.Model:
-    """Builds the attention decoder: before each word it looks at the regions of the photograph.
-
-    The LSTM reads each word together with a glance at the whole photograph; its state asks the
-    regions, and what was seen there joins it for the next word. After Lu et al. (2017), "Knowing
-    when to look", with several heads. Arguments as `build_merge`, and `heads` of the attention.
-
-    Args:
-        feature_shape: `(g, g, d)`, the shape of one photograph's spatial features.
-
-    Raises:
-        SettingsError: the features are not spatial.
-    """
-    features, tokens = _inputs(feature_shape, "attention", regions=True)
-    image = layers.Normalization(name="standardise")(features)
-    image = layers.Dropout(image_dropout, name="image_dropout")(image)
-    values = layers.Dense(units, activation="relu", name="regions")(image)
-    values = layers.Reshape((-1, units), name="list_of_regions")(values)
-    keys = layers.Dense(units, name="keys")(values)
-    glance = layers.GlobalAveragePooling2D(name="mean_of_regions")(image)
-    glance = layers.Dense(embedding_units, name="glance")(glance)
-    glance = layers.Reshape((1, 1, embedding_units), name="glance_for_every_word")(glance)
-
-    embedding = WordEmbedding(vocabulary_size, embedding_units, tied, name="embedding")
-    words = layers.Add(name="word_and_glance")([embedding(tokens), glance])
-    words = layers.Dropout(text_dropout, name="text_dropout")(words)
-    text, _, _ = CaptionLSTM(units, name="lstm")(words)
-    seen, _ = RegionAttention(units, heads, name="attention")(text, keys, values)
-    merged = layers.Concatenate(name="text_and_seen")([text, seen])
-    hidden = _hidden(merged, units, output_dropout)
-    return keras.Model([features, tokens], _logits(hidden, embedding), name="attention")
-
-
-def attention_search_models(model: keras.Model) -> SearchModels:
-    """Joins an attention decoder's layers for search; regions are projected once per photograph."""
-    layer = model.get_layer
-    features = keras.Input(model.input_shape[0][1:], name="features")
-    image = layer("standardise")(features)
-    values = layer("list_of_regions")(layer("regions")(image))
-    keys = layer("keys")(values)
-    glance = layer("glance_for_every_word")(layer("glance")(layer("mean_of_regions")(image)))
-    units = layer("lstm").units
-    zeros = layers.Reshape((1, units))(keras.ops.zeros_like(keys[:, 0]))
-    image = {"regions": values, "keys": keys, "glance": glance}
-    start = keras.Model(features, {**image, "lstm_hidden": zeros, "lstm_cell": zeros})
-
-    token, hidden, cell = _step_inputs(units)
-    image = {name: keras.Input(value.shape[1:], name=name) for name, value in image.items()}
-    word = layer("word_and_glance")([layer("embedding")(token), image["glance"]])
-    text, new_hidden, new_cell = layer("lstm")(word, hidden, cell)
-    seen, where = layer("attention")(text, image["keys"], image["regions"])
-    logits = _logits_again(model, layer("hidden")(layer("text_and_seen")([text, seen])))
-    step = keras.Model(
-        {"token": token, **image, "lstm_hidden": hidden, "lstm_cell": cell},
-        {
-            "logits": logits,
-            "attention": keras.ops.squeeze(where, 2),
-            "lstm_hidden": new_hidden,
-            "lstm_cell": new_cell,
-        },
-    )
-    return SearchModels(start, step)
-
-
-@dataclass(frozen=True)
-class DecoderKind:
-    """How one kind of decoder is built, and which features it reads ("pooled" or "spatial")."""
-
-    build: Callable[..., keras.Model]
-    search_models: Callable[[keras.Model], SearchModels]
-    features: str
-
-
-DECODERS = {
-    "merge": DecoderKind(build_merge, merge_search_models, "pooled"),
-    "inject": DecoderKind(build_inject, inject_search_models, "pooled"),
-    "attention": DecoderKind(build_attention, attention_search_models, "spatial"),
-}
-
-
-def decoder_kind(name: str) -> DecoderKind:
-    """Returns the decoder called `name`; `SettingsError` lists the known ones otherwise."""
-    if name not in DECODERS:
-        raise SettingsError(f"DECODER is {name!r}; expected one of {', '.join(DECODERS)}.")
-    return DECODERS[name]
+    embedding_units: int = 256  # length of a word's vector
+    units: int = 256  # of the LSTM, and of everything that joins its output
+    image_dropout: float = 0.5  # share of the features that is dropped in training
+    text_dropout: float = 0.5  # of the word vectors
+    output_dropout: float = 0.0  # of the last hidden layer
+    tied: bool = False  # whether the logits are made with the weights of the embedding
+    heads: int = 8  # of the attention
 
 
 @dataclass(frozen=True)
@@ -423,7 +216,226 @@ class DecoderSettings:
     name: str  # a key of DECODERS
     vocabulary_size: int
     feature_shape: tuple[int, ...]
-    options: dict  # keyword arguments of the build function
+    options: dict  # of DecoderOptions, those that aren't the default
+
+
+@dataclass(frozen=True)
+class SearchModels:
+    """What search needs of a decoder.
+
+    Attributes:
+        start: `features (n, ...) -> {name: ...}`, run once per photograph. What the step model
+            gives back is a state, `(n, 1, ...)` here; the rest stays as it is, `(n, ...)`.
+        step: `{"token": (n, beam, 1) int32, **everything of start} -> {"logits": (n, beam,
+            vocabulary), **states (n, beam, ...)}`; with attention also `"attention": (n, beam,
+            regions)`, where the decoder looked for this word.
+    """
+
+    start: keras.Model
+    step: keras.Model
+
+
+class Decoder:
+    """A kind of decoder: what it does once per photograph (`look`), and for words (`read`).
+
+    Both methods join layers as Keras's functional models do. `layer` makes each layer when it is
+    first asked for, so the training model and the search models, which are joined by the same two
+    methods, share them.
+
+    Args:
+        settings: what to build.
+
+    Raises:
+        SettingsError: the features are not of the kind that this decoder reads.
+    """
+
+    features = "pooled"  # or "spatial"
+
+    def __init__(self, settings: DecoderSettings):
+        axes, wanted = (1, "(d,)") if self.features == "pooled" else (3, "(g, g, d)")
+        if len(settings.feature_shape) != axes:
+            raise SettingsError(
+                f"The {settings.name} decoder was given features of shape "
+                f"{tuple(settings.feature_shape)}; it expects {self.features} features {wanted}. "
+                f"Extract them with kind={self.features!r}."
+            )
+        self.settings = settings
+        self.options = DecoderOptions(**settings.options)
+        self._layers: dict[str, layers.Layer] = {}
+
+    def look(self, features) -> dict:
+        """Reads the photograph: `(n, ...) -> {name: (n, ...)}`, what `read` takes by name."""
+        raise NotImplementedError
+
+    def read(self, tokens, *, lstm_hidden=None, lstm_cell=None, **image) -> dict:
+        """Reads words and returns, after each of them, logits of the next one.
+
+        Args:
+            tokens: `(n, k, length)` int32.
+            lstm_hidden, lstm_cell: the LSTM's state, `(n, k, units)`; None starts from zeros.
+            image: from `look`.
+
+        Returns:
+            {"logits": `(n, k, length, vocabulary)` float32, "lstm_hidden" and "lstm_cell" after the
+            last word, and, if the decoder attends, "attention": `(n, k, length, regions)`}.
+        """
+        raise NotImplementedError
+
+    def layer(self, name: str, kind: type, *arguments, **options):
+        """Returns the layer called `name`, which is made when it is first asked for."""
+        if name not in self._layers:
+            self._layers[name] = kind(*arguments, name=name, **options)
+        return self._layers[name]
+
+    def standardised(self, features):
+        """Features of mean 0 and deviation 1, since encoders differ in scale by a million."""
+        image = self.layer("standardise", layers.Normalization)(features)
+        return self.layer("image_dropout", layers.Dropout, self.options.image_dropout)(image)
+
+    @property
+    def embedding(self) -> WordEmbedding:
+        """The layer of the words' vectors."""
+        size, options = self.settings.vocabulary_size, self.options
+        return self.layer(
+            "embedding", WordEmbedding, size, options.embedding_units, tied=options.tied
+        )
+
+    @property
+    def text_dropout(self) -> layers.Dropout:
+        """The dropout of the words' vectors."""
+        return self.layer("text_dropout", layers.Dropout, self.options.text_dropout)
+
+    @property
+    def lstm(self) -> CaptionLSTM:
+        """The LSTM that reads the words."""
+        return self.layer("lstm", CaptionLSTM, self.options.units)
+
+    def logits(self, merged):
+        """Hidden layer and logits of what image and words came to."""
+        options = self.options
+        hidden = self.layer("hidden", WordDense, options.units, activation="relu")(merged)
+        hidden = self.layer("output_dropout", layers.Dropout, options.output_dropout)(hidden)
+        if options.tied:
+            # The hidden layer stays wide, and only its projection has the length of a word's
+            # vector: dropout on that few numbers costs 5 points of CIDEr.
+            word = self.layer("word", WordDense, options.embedding_units)(hidden)
+            return self.embedding(word, reverse=True)
+        size = self.settings.vocabulary_size
+        return self.layer("logits", WordDense, size, dtype="float32")(hidden)
+
+    def model(self) -> keras.Model:
+        """Joins the layers for training: `[features (n, ...), tokens (n, k, length)] -> logits`."""
+        features = keras.Input(self.settings.feature_shape, name="features")
+        tokens = keras.Input((None, None), dtype="int32", name="tokens")
+        logits = self.read(tokens, **self.look(features))["logits"]
+        return keras.Model([features, tokens], logits, name=self.settings.name)
+
+    def search_models(self) -> SearchModels:
+        """Joins the layers for search: a photograph is read once, then one word after the other."""
+        shape, units = self.settings.feature_shape, self.options.units
+        states = ("lstm_hidden", "lstm_cell")
+        features = keras.Input(shape, name="features")
+        begun = self.look(features)
+        if states[0] not in begun:
+            one = ops.reshape(features, (-1, 1, math.prod(shape)))[..., :1]
+            begun |= dict.fromkeys(states, ops.zeros_like(ops.tile(one, (1, 1, units))))
+        inputs = {
+            name: keras.Input((None, units) if name in states else value.shape[1:], name=name)
+            for name, value in begun.items()
+        }
+        token = keras.Input((None, 1), dtype="int32", name="token")
+        outputs = self.read(token, **inputs)
+        outputs |= {  # of the only word
+            name: ops.squeeze(outputs[name], 2) for name in ("logits", "attention") & outputs.keys()
+        }
+        step = keras.Model({"token": token, **inputs}, outputs)
+        return SearchModels(keras.Model(features, begun), step)
+
+
+class Merge(Decoder):
+    """The image joins behind the LSTM, which reads words only: `hidden = relu(image + text)`.
+
+    After Tanti, Gatt and Camilleri (2018), "Where to put the image in an image caption generator".
+    """
+
+    def look(self, features):
+        """Projects the image to the width of the LSTM."""
+        units, image = self.options.units, self.standardised(features)
+        image = self.layer("image", layers.Dense, units, activation="relu")(image)
+        return {"image": self.layer("image_for_every_word", layers.Reshape, (1, 1, units))(image)}
+
+    def read(self, tokens, *, image, lstm_hidden=None, lstm_cell=None):
+        """Adds the image to the LSTM's state after every word."""
+        words = self.text_dropout(self.embedding(tokens))
+        text, hidden, cell = self.lstm(words, lstm_hidden, lstm_cell)
+        logits = self.logits(self.layer("merge", layers.Add)([image, text]))
+        return {"logits": logits, "lstm_hidden": hidden, "lstm_cell": cell}
+
+
+class Inject(Decoder):
+    """The LSTM reads the image first, as if it were a word.
+
+    After Vinyals et al. (2015), "Show and Tell".
+    """
+
+    def look(self, features):
+        """Projects the image to a word's vector, and lets the LSTM read it."""
+        units, image = self.options.embedding_units, self.standardised(features)
+        image = self.layer("image", layers.Dense, units)(image)
+        image = self.layer("image_as_a_word", layers.Reshape, (1, 1, units))(image)
+        _, hidden, cell = self.lstm(image)
+        return {"lstm_hidden": hidden, "lstm_cell": cell}
+
+    def read(self, tokens, *, lstm_hidden, lstm_cell):
+        """Goes on reading from where the image left the LSTM."""
+        words = self.text_dropout(self.embedding(tokens))
+        text, hidden, cell = self.lstm(words, lstm_hidden, lstm_cell)
+        return {"logits": self.logits(text), "lstm_hidden": hidden, "lstm_cell": cell}
+
+
+class Attention(Decoder):
+    """Before each word it looks at the regions of the photograph.
+
+    The LSTM reads each word together with a glance at the whole photograph; its state asks the
+    regions, and what was seen there joins it for the next word. After Lu et al. (2017), "Knowing
+    when to look", with several heads.
+    """
+
+    features = "spatial"
+
+    def look(self, features):
+        """Projects the regions to values and keys, and their mean to the glance."""
+        units, width = self.options.units, self.options.embedding_units
+        image = self.standardised(features)
+        values = self.layer("regions", WordDense, units, activation="relu")(image)
+        values = self.layer("list_of_regions", layers.Reshape, (-1, units))(values)
+        keys = self.layer("keys", WordDense, units)(values)
+        glance = self.layer("mean_of_regions", layers.GlobalAveragePooling2D)(image)
+        glance = self.layer("glance", layers.Dense, width)(glance)
+        glance = self.layer("glance_for_every_word", layers.Reshape, (1, 1, width))(glance)
+        return {"regions": values, "keys": keys, "glance": glance}
+
+    def read(self, tokens, *, regions, keys, glance, lstm_hidden=None, lstm_cell=None):
+        """Reads a word and the glance, and looks for the next word."""
+        units, heads = self.options.units, self.options.heads
+        words = self.layer("word_and_glance", layers.Add)([self.embedding(tokens), glance])
+        words = self.text_dropout(words)
+        text, hidden, cell = self.lstm(words, lstm_hidden, lstm_cell)
+        attention = self.layer("attention", RegionAttention, units, heads)
+        seen, where = attention(text, keys, regions)
+        logits = self.logits(self.layer("text_and_seen", layers.Concatenate)([text, seen]))
+        states = {"lstm_hidden": hidden, "lstm_cell": cell}
+        return {"logits": logits, "attention": where, **states}
+
+
+DECODERS: dict[str, type[Decoder]] = {"merge": Merge, "inject": Inject, "attention": Attention}
+
+
+def decoder_kind(name: str) -> type[Decoder]:
+    """Returns the decoder called `name`; `SettingsError` lists the known ones otherwise."""
+    if name not in DECODERS:
+        raise SettingsError(f"DECODER is {name!r}; expected one of {', '.join(DECODERS)}.")
+    return DECODERS[name]
 
 
 def build_decoder(
@@ -435,19 +447,21 @@ def build_decoder(
         name: a key of `DECODERS`.
         vocabulary_size: number of tokens.
         feature_shape: of one photograph, `(d,)` pooled or `(g, g, d)` spatial.
-        options: keyword arguments of its build function, such as `units`.
+        options: of `DecoderOptions`, such as `units`.
 
     Raises:
         SettingsError: the name is unknown, or the features are of the other kind.
     """
-    model = decoder_kind(name).build(vocabulary_size, feature_shape, **options)
-    model.settings = DecoderSettings(name, vocabulary_size, tuple(feature_shape), options)
+    settings = DecoderSettings(name, vocabulary_size, tuple(feature_shape), options)
+    decoder = decoder_kind(name)(settings)
+    model = decoder.model()
+    model.settings, model.decoder = settings, decoder
     return model
 
 
 def search_models(model: keras.Model) -> SearchModels:
-    """Returns the search models of a decoder that was built or loaded here, by its name."""
-    return decoder_kind(model.name).search_models(model)
+    """Returns the search models of a decoder from `build_decoder`."""
+    return model.decoder.search_models()
 
 
 def standardise(model: keras.Model, features: np.ndarray) -> None:
@@ -465,47 +479,3 @@ def standardise(model: keras.Model, features: np.ndarray) -> None:
     variance = np.maximum(squares / count - mean**2, 0)
     layer.set_weights([mean, variance, np.array(count)])
     layer.finalize_state()
-
-
-def _inputs(feature_shape: Sequence[int], decoder: str, regions: bool):
-    if (len(feature_shape) == 3) != regions or len(feature_shape) not in (1, 3):
-        wanted, kind = (
-            ("spatial features (g, g, d)", "spatial")
-            if regions
-            else ("pooled features (d,)", "pooled")
-        )
-        raise SettingsError(
-            f"The {decoder} decoder was given features of shape {tuple(feature_shape)}; it expects "
-            f"{wanted}. Extract them with kind={kind!r}."
-        )
-    features = keras.Input(tuple(feature_shape), name="features")
-    return features, keras.Input((None, None), dtype="int32", name="tokens")
-
-
-def _hidden(merged, units: int, dropout: float):
-    hidden = layers.Dense(units, activation="relu", name="hidden")(merged)
-    return layers.Dropout(dropout, name="output_dropout")(hidden)
-
-
-def _logits(hidden, embedding: WordEmbedding):
-    if embedding.tied:
-        # The hidden layer stays wide, and only its projection has the length of a word's vector:
-        # dropout on that few numbers costs 5 points of CIDEr.
-        return embedding(layers.Dense(embedding.units, name="word")(hidden), reverse=True)
-    return layers.Dense(embedding.vocabulary_size, dtype="float32", name="logits")(hidden)
-
-
-def _logits_again(model: keras.Model, hidden):
-    """Logits of one word for each hypothesis, `(n, beam, vocabulary)`, by the model's own layer."""
-    embedding = model.get_layer("embedding")
-    if embedding.tied:
-        logits = embedding(model.get_layer("word")(hidden), reverse=True)
-    else:
-        logits = model.get_layer("logits")(hidden)
-    return keras.ops.squeeze(logits, 2)
-
-
-def _step_inputs(units: int):
-    token = keras.Input((None, 1), dtype="int32", name="token")
-    hidden = keras.Input((None, units), name="lstm_hidden")
-    return token, hidden, keras.Input((None, units), name="lstm_cell")
