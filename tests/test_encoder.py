@@ -172,7 +172,7 @@ def test_arrays_that_a_file_lacks_never_stay_random(untrained, tmp_path):
 
 def test_without_a_network_real_photographs_stop_with_the_remedy(monkeypatch):
     _offline(monkeypatch)
-    with pytest.raises(EncoderError, match="vgg16 could not .*weights=<file>.*WEIGHTS"):
+    with pytest.raises(EncoderError, match=r"vgg16 could not .*weights=<file>.*WEIGHTS"):
         load_encoder_for(Settings(dataset="flickr8k", encoder="vgg16"))
 
 
