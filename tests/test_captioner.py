@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from utils.captioner import MODELS, SHIPPED, Captioner, main
+from tools.describe import main
+from utils.captioner import MODELS, SHIPPED, Captioner
 from utils.captions import RESERVED, Vocabulary
 from utils.decoder import build_decoder, standardise
 from utils.encoder import load_encoder
@@ -89,8 +90,8 @@ def test_a_consensus_travels_with_the_bundle(captioner, photos, tmp_path):
     loaded = Captioner.load(tmp_path / "bundle")
     assert loaded.captions(photos) == together.captions(photos)
     found = search.searcher(captioner.decoder, consensus).search(encoded(captioner, photos))
-    assert [one[0].numbers for one in loaded.hypotheses(photos)] == [
-        one[0].numbers for one in found
+    assert [one[0].token_ids for one in loaded.hypotheses(photos)] == [
+        one[0].token_ids for one in found
     ]
     # A beam asks for the most probable captions instead.
     scores = [one.score for one in loaded.hypotheses(photos[:1], beam=8)[0]]
@@ -137,7 +138,7 @@ def test_a_captioner_with_attention_tells_where_it_looked(captioner, photos, tmp
     found = looking.hypotheses(photos[:1])
     again = Captioner.load(tmp_path).hypotheses(photos[:1])
     for ((hypothesis,),) in (found, again):
-        assert hypothesis.attention.shape == (len(hypothesis.numbers) + 1, 49)
+        assert hypothesis.attention.shape == (len(hypothesis.token_ids) + 1, 49)
     assert again == found
     np.testing.assert_allclose(again[0][0].attention, found[0][0].attention, atol=1e-6)
 
@@ -189,7 +190,7 @@ def test_photographs_are_read_a_few_at_a_time(captioner, photos):
             taken.append(1)
             yield photos[0]
 
-    results = captioner.each(endless(), beam=1)
+    results = captioner.each(endless(), 1)
     for _ in range(33):
         next(results)
     assert len(taken) == 64

@@ -3,9 +3,6 @@
 `python -m utils.captioner photo.jpg holiday/` describes photographs and folders of photographs.
 """
 
-import argparse
-import json
-import math
 import os
 import re
 import sys
@@ -15,16 +12,16 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from utils.machinery.quiet import interrupts_in_a_sentence, quiet_start
+if __name__ == "__main__":  # the command, which imports this module again
+    from tools import describe
 
-if __name__ == "__main__":
-    interrupts_in_a_sentence()  # from here on, as the imports below take seconds
+    sys.exit(describe.main())
+
+from utils.machinery.quiet import quiet_start
+
 with quiet_start():
     import keras
-
 import numpy as np
-from PIL import Image
-from tqdm import tqdm
 
 from utils.captions import Vocabulary
 from utils.decoder import DECODERS, decoder_kind
@@ -38,7 +35,7 @@ from utils.machinery.errors import (
     StaleArtefactError,
 )
 from utils.machinery.files import check_fields, file_hash, invalid, read_json, require, write_json
-from utils.photographs import FORMATS, Source, load_pixels
+from utils.photographs import Source, load_pixels
 from utils.search import MAX_TOKENS, Consensus, Hypothesis, Searcher, SearchSettings, captions_of
 from utils.settings import PROJECT
 
@@ -47,7 +44,6 @@ BUNDLE_FILE, DECODER_FILE, VOCABULARY_FILE = "captioner.json", "decoder.npz", "v
 CONSENSUS_FILE = "consensus.npz"
 MODELS = PROJECT / "models"  # the captioners that come with the project
 SHIPPED = "flickr8k-mobilenet_v2-attention"  # the one that the command line takes
-MOST_BEAMS = 100  # of a search; ours have 20
 _MOST_BYTES = 1 << 20  # of a description; ours have 15,000 to 25,000
 _AT_ONCE = 32  # photographs, whatever their number, so that they take a constant memory
 # How well features of the probe must agree (Pearson) for other weights to be taken as the same:
@@ -102,34 +98,28 @@ class Captioner:
             PhotographError: a photograph can't be read as a picture.
             SettingsError: `beam` or `errors` is something else.
         """
-        if errors not in ("raise", "skip"):
-            raise SettingsError(f"errors is {errors!r}; expected 'raise' or 'skip'.")
-        captions = []
-        for _, found in self.each(photos, beam):
-            if isinstance(found, PhotographError) and errors == "raise":
-                raise found
-            failed = isinstance(found, PhotographError)
-            captions.append(None if failed else captions_of(found[:1], self.vocabulary)[0])
-        return captions
+        return [
+            None
+            if isinstance(found, PhotographError)
+            else captions_of(found[:1], self.vocabulary)[0]
+            for _, found in self.each(photos, beam, errors)
+        ]
 
     def hypotheses(
         self, photos: Source | Iterable[Source], beam: int | None = None
     ) -> list[list[Hypothesis]]:
         """Returns all captions that the beam ended with for each photograph, best first.
 
-        Their words are `vocabulary.decode(hypothesis.numbers)`; see `Hypothesis` for the scores.
+        Their words are `vocabulary.decode(hypothesis.token_ids)`; see `Hypothesis` for the scores.
         """
-        everything = []
-        for _, found in self.each(photos, beam):
-            if isinstance(found, PhotographError):
-                raise found
-            everything.append(found)
-        return everything
+        return [found for _, found in self.each(photos, beam)]
 
     def each(
-        self, photos: Source | Iterable[Source], beam: int | None = None
+        self, photos: Source | Iterable[Source], beam: int | None = None, errors: str = "raise"
     ) -> Iterator[tuple[Source, list[Hypothesis] | PhotographError]]:
-        """Yields every photograph with its hypotheses, or with the error why it has none."""
+        """Yields every photograph with its hypotheses, or with why it was skipped."""
+        if errors not in ("raise", "skip"):
+            raise SettingsError(f"errors is {errors!r}; expected 'raise' or 'skip'.")
         searcher = self._searcher(beam)
         encode = self.encoder.encode if self._kind == "pooled" else self.encoder.encode_spatial
         if (
@@ -141,31 +131,25 @@ class Captioner:
         waiting = iter(photos)
         while chunk := list(islice(waiting, _AT_ONCE)):
             self._check_process()
-            read = [self._read(photo) for photo in chunk]
+            read = [self._read(photo, errors) for photo in chunk]
             pixels = [found for found in read if isinstance(found, np.ndarray)]
             searched = iter(searcher.search(encode(np.stack(pixels))) if pixels else [])
             for photo, found in zip(chunk, read, strict=True):
                 yield photo, next(searched) if isinstance(found, np.ndarray) else found
 
-    def _read(self, photo: Source) -> np.ndarray | PhotographError:
+    def _read(self, photo: Source, errors: str) -> np.ndarray | PhotographError:
         try:
             return load_pixels(photo, self.encoder.image_size)
         except PhotographError as error:
+            if errors == "raise":
+                raise
             return error
 
     def _searcher(self, beam: int | None) -> Searcher:
-        if beam is not None and not (
-            isinstance(beam, (int, np.integer)) and 1 <= beam <= MOST_BEAMS and beam is not True
-        ):
-            raise SettingsError(
-                f"beam is {beam!r}; expected a whole number from 1 (greedy) to {MOST_BEAMS}."
-            )
         if beam not in self._searchers:
             search = self.search
             if beam is not None:  # the most probable captions
-                search = replace(
-                    search, beam=int(beam), inverse_temperature=None, max_tokens=MAX_TOKENS
-                )
+                search = replace(search, beam=beam, inverse_temperature=None, max_tokens=MAX_TOKENS)
             self._searchers[beam] = search.searcher(self.decoder, self.consensus, _AT_ONCE)
         return self._searchers[beam]
 
@@ -227,7 +211,7 @@ class Captioner:
         """
         folder = _find(folder)
         description = _read_description(folder / BUNDLE_FILE)
-        search = SearchSettings(**description["search"])
+        search: SearchSettings = description["search"]
         for name in _files_of(search):
             file = require(folder / name, "notebook 05_evaluate_captions")
             expected = description.get(f"{file.stem}_hash")
@@ -239,11 +223,12 @@ class Captioner:
         vocabulary = Vocabulary.load(folder / VOCABULARY_FILE)
         decoder = load_decoder(folder / DECODER_FILE, vocabulary)
         encoder = load_encoder(description["encoder"], *_weights(description, weights))
-        if (width := decoder.input_shape[0][-1]) != encoder.spec.width:
+        spec, found = encoder.spec, decoder.input_shape[0][1:]
+        if found != ((spec.width,) if len(found) == 1 else (spec.grid, spec.grid, spec.width)):
             raise StaleArtefactError(
-                f"{folder / DECODER_FILE} reads vectors of {width:,} features, the encoder that "
-                f"{BUNDLE_FILE} names, {encoder.name}, gives {encoder.spec.width:,}: they come "
-                "from two trainings. Copy both from one run."
+                f"{folder / DECODER_FILE} reads features of shape {found}, and {BUNDLE_FILE} names "
+                f"{encoder.name}, which gives others: they come from two trainings. Copy both from "
+                "one run."
             )
         if check_encoder and not _same_weights(encoder, description):
             raise StaleArtefactError(
@@ -284,9 +269,12 @@ def _read_description(file: Path) -> dict:
     if (found := description.get("format")) != BUNDLE_FORMAT:
         raise invalid(file, f"its format is {found!r}, this version reads {BUNDLE_FORMAT}", _REMEDY)
     check_fields(description, _FIELDS, file, _REMEDY)
-    search = check_fields(description["search"], _SEARCH_FIELDS, file, _REMEDY)
-    if unknown := sorted(search.keys() - _SEARCH_FIELDS.keys()):
-        raise invalid(file, f"its search has the unknown setting {unknown[0]!r}", _REMEDY)
+    try:
+        if description["search"].keys() != SearchSettings.__dataclass_fields__.keys():
+            raise SettingsError(f"it has {', '.join(description['search'])}")
+        description["search"] = SearchSettings(**description["search"])
+    except SettingsError as error:
+        raise invalid(file, f"'search' is wrong: {error}", _REMEDY) from error
     return description
 
 
@@ -305,19 +293,13 @@ def _is_probe(value: Any) -> bool:
 
 _FIELDS = {
     "encoder": _matches("|".join(ENCODERS)),
-    "weights": _matches(r"imagenet|untrained, seed \d{1,10}|file .+"),
+    "weights": _matches(r"imagenet|untrained, seed \d{1,10}|file [^\x00-\x1f\x7f]{1,255}"),
     "weights_hash": _matches("[0-9a-f]{64}"),
     "probe": _is_probe,
     "decoder": _matches("|".join(DECODERS)),
     "search": dict,
     "decoder_hash": _matches("[0-9a-f]{64}"),
     "vocabulary_hash": _matches("[0-9a-f]{64}"),
-}
-_SEARCH_FIELDS = {
-    "beam": _within(1, MOST_BEAMS, int),
-    "length_penalty": _within(0, 10, int, float),
-    "max_tokens": _within(1, 100, int),
-    "inverse_temperature": lambda value: value is None or _within(0, 100, int, float)(value),
 }
 
 
@@ -338,78 +320,3 @@ def _same_weights(encoder: Encoder, description: dict) -> bool:
     if found.shape != expected.shape or not np.isfinite(found).all() or np.ptp(found) == 0:
         return False
     return np.corrcoef(found, expected)[0, 1] > _SAME_WEIGHTS
-
-
-# The command line
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Describes the photographs that are named; returns 1 if one of them could not be read."""
-    parser = argparse.ArgumentParser(
-        prog="python -m utils.captioner", description="Describes photographs, a sentence for each."
-    )
-    parser.add_argument("photos", nargs="+", metavar="PHOTO_OR_FOLDER")
-    parser.add_argument(
-        "--captioner", default=SHIPPED, help="name in models/, or a run's folder (%(default)s)"
-    )
-    parser.add_argument("--weights", metavar="FILE", help="of the encoder (default: downloaded)")
-    parser.add_argument(
-        "--beam", type=int, metavar="N", help="take the most probable caption of a beam of N"
-    )
-    parser.add_argument(
-        "--json", action="store_true", help="an object a line, with all captions of the beam"
-    )
-    chosen = parser.parse_args(arguments)
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="backslashreplace")  # a terminal may not know a name's letters
-    failed = False
-    try:
-        photos = [photo for given in chosen.photos for photo in _photographs(Path(given))]
-        captioner = Captioner.load(chosen.captioner, chosen.weights)
-        bar = {"total": len(photos), "unit": "photograph", "leave": False}
-        bar["disable"] = None if len(photos) > 1 else True  # None: only a terminal gets a bar
-        for photo, found in tqdm(captioner.each(photos, chosen.beam), **bar):
-            if isinstance(found, PhotographError):
-                failed = True
-                tqdm.write(_printable(str(found)), file=sys.stderr)
-            elif not chosen.json:
-                caption = captions_of(found[:1], captioner.vocabulary)[0]
-                tqdm.write(_printable(f"{photo}: {caption}"))
-            if chosen.json:
-                tqdm.write(json.dumps({"photo": str(photo)} | _as_json(found, captioner)))
-    except CaptionProjectError as error:
-        print(_printable(str(error)), file=sys.stderr)
-        return 1
-    return int(failed)
-
-
-def _photographs(given: Path) -> list[Path]:
-    """The photographs of a folder by their names; else what is given."""
-    known = {name for name, kind in Image.registered_extensions().items() if kind in FORMATS}
-    try:
-        inside = sorted(file for file in given.iterdir() if file.suffix.lower() in known)
-    except OSError:  # no folder, or one that can't be read: reading the photograph tells
-        inside = []
-    return inside or [given]
-
-
-def _as_json(found: list[Hypothesis] | PhotographError, captioner: Captioner) -> dict:
-    if isinstance(found, PhotographError):
-        return {"error": str(found)}
-    captions = captions_of(found, captioner.vocabulary)
-    alternatives = [
-        {"caption": caption, "probability": math.exp(hypothesis.log_probability)}
-        for caption, hypothesis in zip(captions, found, strict=True)
-    ]
-    return {"caption": captions[0], "alternatives": alternatives}
-
-
-def _printable(text: str) -> str:
-    """Text for a terminal, which control characters in a file's name could command."""
-    return "".join(
-        char if char.isprintable() else char.encode("unicode_escape").decode() for char in text
-    )
-
-
-if __name__ == "__main__":
-    sys.exit(main())
