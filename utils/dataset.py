@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import pandas as pd
 
@@ -45,14 +45,9 @@ MOST_MISSING = 0.05  # of the photographs that have captions; more means an inco
 MOST_BYTES = 1 << 30  # of a caption file; COCO's has 144 MB
 FEWEST_PHOTOS = 2  # in a split: a loss or score of one photograph means nothing
 FEWEST_WHEN_LIMITED = 3
-# Less the one name that has no photograph. The splits are the official ones.
-FLICKR8K_COUNTS = {
-    "photographs": 8091,
-    "captions": 40455,
-    "train photographs": 6000,
-    "dev photographs": 1000,
-    "test photographs": 1000,
-}
+# Photographs and captions, less the one name that has no photograph; the official splits.
+FLICKR8K_COUNTS = {"photographs": 8091, "captions": 40455, "train photographs": 6000}
+FLICKR8K_COUNTS |= {"dev photographs": 1000, "test photographs": 1000}
 _LETTER_OR_DIGIT = re.compile(r"[^\W_]")
 # How Karpathy's files name the splits; "restval" is more training data of COCO.
 _KARPATHY_SPLITS = {"train": "train", "restval": "train", "val": "dev", "test": "test"}
@@ -89,8 +84,8 @@ def read_captions(caption_file: Path) -> tuple[pd.DataFrame, list[str]]:
         seen[photo] += 1
         if number >= CAPTIONS_PER_PHOTO:
             problem = "is one too many"
-        elif (photo, number) in line_of:
-            problem = f"already appears on line {line_of[photo, number]}"
+        elif first := line_of.get((photo, number)):
+            problem = f"already appears on line {first}"
         else:
             line_of[photo, number] = line
             good.append((line, photo, number, caption))
@@ -139,14 +134,14 @@ def _lines(file: Path) -> Iterator[tuple[int, str]]:
 def _parse(
     file: Path, lines: list[tuple[int, str]], parse_line: Callable[[str], tuple]
 ) -> tuple[list[tuple], list[str]]:
+    """What each line says, with its number first, and a sentence per bad line."""
     rows, bad = [], []
     for number, line in lines:
         try:
             line.encode()
             rows.append((number, *parse_line(line)))
-        except UnicodeEncodeError:
-            bad.append(f"{file.name}, line {number}: not UTF-8 text; skipped.")
-        except _BadLine as problem:
+        except (UnicodeEncodeError, _BadLine) as error:
+            problem = error if isinstance(error, _BadLine) else "not UTF-8 text"
             bad.append(f"{file.name}, line {number}: {problem}; skipped.")
     return rows, bad
 
@@ -193,9 +188,7 @@ def _checked_caption(name: str, caption: str) -> str:
     if not _LETTER_OR_DIGIT.search(caption):  # it would teach that a caption ends at once
         raise _BadLine(f"the caption of {name} has no word, only {caption[:20]!r}")
     if len(words) > MOST_WORDS:
-        raise _BadLine(
-            f"the caption of {name} has {len(words):,} words; expected {MOST_WORDS} or fewer"
-        )
+        raise _BadLine(f"the caption of {name} has {len(words):,} words, more than {MOST_WORDS}")
     if (longest := max(map(len, words))) > MOST_LETTERS:
         raise _BadLine(f"the caption of {name} has a word of {longest:,} letters")
     return caption
@@ -351,15 +344,10 @@ def require_same_data(dataset: Dataset, summary_file: Path) -> None:
 def how_to_place(folder: Path) -> str:
     """Tells how to put Flickr8k into `folder` by hand, since links to it die often."""
     return (
-        f"To place Flickr8k by hand, get Flickr8k_Dataset.zip and Flickr8k_text.zip\n"
-        f"({ARCHIVES_ADDRESS}) or the Kaggle form of it, and unpack it so that\n"
-        f"{folder} holds either\n"
-        f"    Flicker8k_Dataset/ (the photographs), {TOKEN_FILE},\n"
-        f"    {', '.join(SPLIT_FILES.values())}\n"
-        f"or\n"
-        f"    Images/ (the photographs), {CSV_FILE} and, for the official split, the three\n"
-        f"    Flickr_8k.*Images.txt files.\n"
-        f"The two archives may also be put there as they are; they are then unpacked.\n"
+        "To place Flickr8k by hand, get Flickr8k_Dataset.zip and Flickr8k_text.zip\n"
+        f"({ARCHIVES_ADDRESS}) and put or unpack them in\n"
+        f"{folder}, or get its Kaggle form: Images/, {CSV_FILE} and, for the official split,\n"
+        f"{', '.join(SPLIT_FILES.values())}.\n"
         "If you have it elsewhere: make run DATASET=flickr8k DATA=/that/folder. "
         "More in data/README.md."
     )
@@ -455,7 +443,7 @@ def _missing_archives(folder: Path) -> list[str]:
 def _read(settings: Settings, folder: Path) -> Dataset:
     oddities, splits = [], None
     if settings.dataset == "folder":
-        captions, photo_folder, there, splits = _read_own(folder, oddities)
+        captions, photo_folder, splits = _read_own(folder, oddities)
         caption_file = folder
     else:
         photo_folder = find_photo_folder(folder)
@@ -467,11 +455,10 @@ def _read(settings: Settings, folder: Path) -> Dataset:
             )
         captions, bad = read_captions(caption_file)
         oddities += bad
-        there = photos_in(photo_folder)
-    captions = _usable_captions(captions, caption_file, photo_folder, there, oddities)
+    captions = _usable_captions(captions, caption_file, photo_folder, oddities)
     photos = set(captions["photo"])
-    found = {"photographs": len(photos), "captions": len(captions)}
     split_files = {split: find_file(folder, SPLIT_FILES[split]) for split in SPLITS}
+    found = {"photographs": len(photos), "captions": len(captions)}
     if splits is not None:
         splits = {split: [name for name in splits[split] if name in photos] for split in SPLITS}
         split_source = "Karpathy's split, which comes with the captions."
@@ -496,31 +483,24 @@ def _read(settings: Settings, folder: Path) -> Dataset:
     return dataset._with_splits(splits)
 
 
-def _read_own(
-    folder: Path, oddities: list[str]
-) -> tuple[pd.DataFrame, Path, set[str], dict[str, list[str]] | None]:
-    """Captions, folder, names of photographs and, if the file has them, splits of one's own."""
+def _read_own(folder: Path, oddities: list[str]) -> tuple[pd.DataFrame, Path, dict | None]:
+    """Captions, folder of the photographs, and splits if the file has them, of one's own data."""
     places = list(_with_subfolders(folder))
-    files = [place / name for place in places[:1] for name in _entries(place, os.DirEntry.is_file)]
-    texts = [file for file in files if file.suffix.lower() in (".csv", ".json")]
-    if len(texts) != 1:
+    names = _entries(folder, os.DirEntry.is_file) if places else []
+    names = [name for name in names if name.lower().endswith((".csv", ".json"))]
+    if len(names) != 1:
         raise DatasetError(
-            f"{folder} holds {len(texts)} CSV or JSON files ({_some([f.name for f in texts])}); "
-            "expected one: captions.csv with the columns image and caption, or Karpathy's JSON "
-            "file, beside the photographs or their folder."
+            f"{folder} holds {len(names)} CSV or JSON files ({_some(names)}); expected one, with "
+            "the columns image and caption or in Karpathy's form, beside the photographs."
         )
-    if texts[0].suffix.lower() == ".csv":
-        captions, bad = read_captions(texts[0])
-        oddities += bad
-        splits = None
-    else:
-        captions, splits = _read_karpathy(texts[0])
     photo_folder = max(places, key=lambda place: len(photos_in(place)))
-    if captions["photo"].str.contains("/").any():  # names with their folder, as COCO's
-        photo_folder = folder
-    safe = [name for name in set(captions["photo"]) if ".." not in PurePosixPath(name).parts]
-    there = {name for name in safe if name[0] != "/" and (photo_folder / name).is_file()}
-    return captions, photo_folder, there | photos_in(photo_folder), splits
+    if names[0].lower().endswith(".csv"):
+        captions, bad = read_captions(folder / names[0])
+        oddities += bad
+        return captions, photo_folder, None
+    captions, splits = _read_karpathy(folder / names[0])
+    with_folders = captions["photo"].str.contains("/").any()  # as COCO's
+    return captions, folder if with_folders else photo_folder, splits
 
 
 def _read_karpathy(file: Path) -> tuple[pd.DataFrame, dict[str, list[str]]]:
@@ -540,10 +520,14 @@ def _read_karpathy(file: Path) -> tuple[pd.DataFrame, dict[str, list[str]]]:
 
 
 def _usable_captions(
-    captions: pd.DataFrame, file: Path, photo_folder: Path, there: set[str], oddities: list[str]
+    captions: pd.DataFrame, file: Path, photo_folder: Path, oddities: list[str]
 ) -> pd.DataFrame:
     """Captions whose photograph is there; adds to `oddities` what doesn't fit together."""
+    there = photos_in(photo_folder)
     first_lines = captions.groupby("photo")["line"].min().to_dict()
+    for name in first_lines:  # in a folder of its own
+        if "/" in name and ".." not in name.split("/") and (photo_folder / name).is_file():
+            there.add(name)
     if lost := {photo: line for photo, line in first_lines.items() if photo not in there}:
         named = _some([f"{photo} (line {line})" for photo, line in lost.items()])
         if len(lost) > MOST_MISSING * len(first_lines):
