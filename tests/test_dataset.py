@@ -149,7 +149,7 @@ def test_a_photo_named_twice_in_a_split_is_refused(original):
 def test_an_incomplete_copy_of_the_photographs_is_refused(original):
     (original / "Flicker8k_Dataset" / PHOTOS[0]).unlink()
     told = "\n".join(load(original).oddities)
-    assert f"names 1 without a photograph in Flicker8k_Dataset: {PHOTOS[0]} (line 1)" in told
+    assert f"names 1 without a photograph: {PHOTOS[0]} (line 1)" in told
     (original / "Flicker8k_Dataset" / PHOTOS[5]).unlink()
     with pytest.raises(
         DatasetError, match=rf"24 photographs, and 2 of them .*{PHOTOS[5]} \(line 26"
@@ -323,7 +323,7 @@ def test_results_of_other_data_are_not_mixed_with(original, tmp_path):
     with pytest.raises(StaleArtefactError, match="other captions and splits and photographs"):
         require_same_data(load(original, limit=12), summary)
     (original / "Flicker8k_Dataset" / PHOTOS[3]).write_bytes(b"another")
-    with pytest.raises(StaleArtefactError, match=r"made from other photographs .*set another RUNS"):
+    with pytest.raises(StaleArtefactError, match=r"made from other photographs\. Move"):
         require_same_data(load(original), summary)
 
 
@@ -450,7 +450,7 @@ def test_a_caption_comes_with_its_line_photo_and_number(tmp_path):
         ("#1\tA dog runs .", "expected name.jpg#0 to name.jpg#4"),
         ("photo9.jpg#0\t ", "photo9.jpg#0 has an empty caption"),
         ("photo9.jpg#0\t. . _ !", "the caption of photo9.jpg#0 has no word, only '. . _ !'"),
-        ("photo9.jpg#0\t" + "dog " * 10_000, "photo9.jpg#0 has 10,000 words; expected 200"),
+        ("photo9.jpg#0\t" + "dog " * 10_000, "photo9.jpg#0 has 10,000 words, more than 200"),
         ("photo9.jpg#0\tA " + "o" * 200_000, "photo9.jpg#0 has a word of 200,000 letters"),
         ("photo1.jpg#1\tAgain .", "photo1.jpg#1 already appears on line 7"),
     ],

@@ -11,6 +11,7 @@ import random
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -18,13 +19,8 @@ from pathlib import Path
 import pandas as pd
 
 from utils.machinery.archives import download, unpack
-from utils.machinery.errors import (
-    CaptionProjectError,
-    DatasetError,
-    DownloadError,
-    StaleArtefactError,
-)
-from utils.machinery.files import content_hash, quick_hash, read_json
+from utils.machinery.errors import CaptionProjectError, DatasetError, DownloadError
+from utils.machinery.files import content_hash, invalid, quick_hash, read_json
 from utils.machinery.lock import only_one_in
 from utils.settings import Settings, short_path
 
@@ -48,6 +44,7 @@ FEWEST_WHEN_LIMITED = 3
 # Photographs and captions, less the one name that has no photograph; the official splits.
 FLICKR8K_COUNTS = {"photographs": 8091, "captions": 40455, "train photographs": 6000}
 FLICKR8K_COUNTS |= {"dev photographs": 1000, "test photographs": 1000}
+_COLUMNS = ["line", "photo", "number", "caption"]
 _LETTER_OR_DIGIT = re.compile(r"[^\W_]")
 # How Karpathy's files name the splits; "restval" is more training data of COCO.
 _KARPATHY_SPLITS = {"train": "train", "restval": "train", "val": "dev", "test": "test"}
@@ -73,18 +70,17 @@ def read_captions(caption_file: Path) -> tuple[pd.DataFrame, list[str]]:
     Raises:
         DatasetError: there is no caption, or more than 5 % of the lines are bad.
     """
-    is_csv = caption_file.name != TOKEN_FILE
     lines = list(_lines(caption_file))
-    count = len(lines)
+    is_csv, count = caption_file.name != TOKEN_FILE, len(lines)
     parse_line = _csv_parser(caption_file, lines) if is_csv else _parse_token_line
     rows, bad = _parse(caption_file, lines, parse_line)
-    good, line_of, seen = [], {}, Counter()
+    line_of, seen, good = {}, Counter(), []
     for line, photo, number, caption in rows:
         number = seen[photo] if is_csv else number
         seen[photo] += 1
         if number >= CAPTIONS_PER_PHOTO:
             problem = "is one too many"
-        elif first := line_of.get((photo, number)):
+        elif first := line_of.setdefault((photo, number), 0):
             problem = f"already appears on line {first}"
         else:
             line_of[photo, number] = line
@@ -94,7 +90,7 @@ def read_captions(caption_file: Path) -> tuple[pd.DataFrame, list[str]]:
     _require_mostly_good(caption_file, bad, count)
     if not good:
         raise DatasetError(f"{caption_file} holds no captions. Fetch the data set again.")
-    return pd.DataFrame(good, columns=["line", "photo", "number", "caption"]), bad
+    return pd.DataFrame(good, columns=_COLUMNS), bad
 
 
 def read_split(split_file: Path) -> tuple[dict[str, int], list[str]]:
@@ -113,9 +109,8 @@ def read_split(split_file: Path) -> tuple[dict[str, int], list[str]]:
     for line, name in rows:
         if name in line_of:
             raise DatasetError(
-                f"{split_file}, line {line}: {name} already appears on line {line_of[name]}. A "
-                "photograph that counts twice shifts every score; fetch the split files again, or "
-                "delete the second line."
+                f"{split_file}, line {line}: {name} already appears on line {line_of[name]}, and "
+                "would count twice in every score. Fetch the split files again."
             )
         line_of[name] = line
     return line_of, bad
@@ -169,9 +164,7 @@ def _csv_parser(file: Path, lines: list[tuple[int, str]]) -> Callable[[str], tup
         except csv.Error as error:
             raise _BadLine(f"not a line of CSV ({error})") from None
         if len(fields) != len(header):
-            raise _BadLine(
-                f"expected {','.join(header)}, found {len(fields)} fields (a comma outside quotes?)"
-            )
+            raise _BadLine(f"found {len(fields)} fields (a comma outside quotes?)")
         photo = fields[header.index("image")].strip()
         if not photo:
             raise _BadLine("no name of a photograph")
@@ -197,8 +190,8 @@ def _checked_caption(name: str, caption: str) -> str:
 def _require_mostly_good(file: Path, bad: list[str], lines: int) -> None:
     if len(bad) > MOST_BAD_LINES * lines:
         raise DatasetError(
-            f"{file}: {len(bad):,} of {lines:,} lines are bad, more than {MOST_BAD_LINES:.0%}. The "
-            f"first: {bad[0]} Is it the right file? Fetch it again."
+            f"{file}: {len(bad):,} of {lines:,} lines are bad, the first: {bad[0]} Is it the right "
+            "file? Fetch it again."
         )
 
 
@@ -260,10 +253,7 @@ class Dataset:
         """
         dropped = set(photos)
         return self._with_splits(
-            {
-                split: [photo for photo in names if photo not in dropped]
-                for split, names in self.splits.items()
-            }
+            {split: [n for n in names if n not in dropped] for split, names in self.splits.items()}
         )
 
     def limited(self, limit: int) -> "Dataset":
@@ -280,8 +270,8 @@ class Dataset:
         for split, photos in splits.items():
             if len(photos) < FEWEST_PHOTOS:
                 raise DatasetError(
-                    f"Split {split} has {len(photos)} photographs that are in {self.photo_folder} "
-                    f"and have captions; expected {FEWEST_PHOTOS} or more. Is the data set whole?"
+                    f"Split {split} has {len(photos)} photographs with captions in "
+                    f"{self.photo_folder}; expected {FEWEST_PHOTOS} or more. Is the copy whole?"
                 )
         photos = {photo for names in splits.values() for photo in names}
         captions = self.captions[self.captions["photo"].isin(photos)].reset_index(drop=True)
@@ -289,16 +279,14 @@ class Dataset:
 
 
 def load_dataset(settings: Settings) -> Dataset:
-    """Finds the data set that `settings` name, or makes it, and reads it.
+    """Finds the data set that `settings` name, or makes it, reads it, and applies LIMIT.
 
     The sample is drawn if it isn't there. Flickr8k is taken from the folder that DATA names, else
     from `data/flickr8k`, where it is downloaded to if need be. DATASET=folder reads any folder of
     photographs with a CSV file (columns image and caption), or Karpathy's JSON file, in it.
-    `settings.limit` is applied.
 
     Raises:
-        DatasetError: it could not be found or fetched, or its files contradict each other; tells
-            what to do.
+        DatasetError: it could not be found or fetched, or its files contradict each other.
         FolderInUseError: another process is downloading it.
     """
     folder = settings.dataset_folder
@@ -316,12 +304,11 @@ def load_dataset(settings: Settings) -> Dataset:
 
 
 def require_same_data(dataset: Dataset, summary_file: Path) -> None:
-    """Refuses data other than what a folder of results was made from, so that none are mixed.
+    """Refuses data other than what the results in a folder were made from.
 
     Args:
         dataset: what was loaded now.
-        summary_file: `dataset.json`, which has `dataset.made_from` under "made_from"; it may be
-            missing still.
+        summary_file: `dataset.json`, with `dataset.made_from` under "made_from"; may be missing.
 
     Raises:
         StaleArtefactError: the captions, splits or photographs are others.
@@ -329,13 +316,10 @@ def require_same_data(dataset: Dataset, summary_file: Path) -> None:
     if not summary_file.exists():
         return
     folder = short_path(summary_file.parent)
-    remedy = f"Move {folder} away or set another RUNS, or go back to the data that made it."
+    remedy = f"Move {folder} away, set another RUNS, or go back to the data (DATA, LIMIT, SEED)."
     known = read_json(summary_file, remedy, {"made_from": dict})["made_from"]
     if other := [what for what, found in dataset.made_from.items() if known.get(what) != found]:
-        raise StaleArtefactError(
-            f"{folder} was made from other {' and '.join(other)} than the data set has now (DATA, "
-            f"LIMIT and, without split files, SEED decide). {remedy}"
-        )
+        raise invalid(summary_file, f"it was made from other {' and '.join(other)}", remedy)
 
 
 # Finding and fetching
@@ -354,15 +338,12 @@ def how_to_place(folder: Path) -> str:
 
 
 def _entries(folder: Path, kind: Callable[[os.DirEntry], bool]) -> list[str]:
-    """Sorted names in a folder that aren't hidden; a link to itself is neither file nor folder."""
+    """Sorted names in a folder of files or of folders, less hidden ones and links to themselves."""
     names = []
     with os.scandir(folder) as entries:
         for entry in entries:
-            try:
-                if entry.name[0] != "." and kind(entry):
-                    names.append(entry.name)
-            except OSError:
-                continue
+            with suppress(OSError):
+                names += [entry.name] if entry.name[0] != "." and kind(entry) else []
     return sorted(names)
 
 
@@ -406,9 +387,8 @@ def _draw_what_is_missing(settings: Settings) -> None:
     if settings.data is not None and folder.exists() and any(folder.iterdir()):
         # Somebody's own folder: drawing over what is in it could cost them their data.
         raise DatasetError(
-            f"DATA is {folder}, which has something in it that is not this version's drawn sample. "
-            "If it is Flickr8k, set DATASET=flickr8k too, if it is your own, DATASET=folder; else "
-            "name a new folder or leave DATA out."
+            f"DATA is {folder}, which holds something other than the drawn sample. If it is "
+            "Flickr8k, set DATASET=flickr8k too; if it is your own, DATASET=folder."
         )
     draw_sample(folder)
 
@@ -466,7 +446,11 @@ def _read(settings: Settings, folder: Path) -> Dataset:
         splits, split_source = _splits_from_files(split_files, photos, oddities)
         found |= {f"{split} photographs": len(names) for split, names in splits.items()}
     else:
-        splits = _seeded_splits(photos, settings.seed)
+        shuffled, eighth = sorted(photos), round(len(photos) / 8)  # 6 : 1 : 1, as the official one
+        random.Random(settings.seed).shuffle(shuffled)
+        dev, test, train = (0, eighth), (eighth, 2 * eighth), (2 * eighth, None)
+        cuts = {"train": train, "dev": dev, "test": test}
+        splits = {split: shuffled[slice(*cut)] for split, cut in cuts.items()}
         split_source = (
             f"A split in 6 : 1 : 1, drawn with seed {settings.seed}, since there are no split "
             "files: scores on it don't compare with published ones."
@@ -516,7 +500,7 @@ def _read_karpathy(file: Path) -> tuple[pd.DataFrame, dict[str, list[str]]]:
         raise DatasetError(
             f"{file} is not Karpathy's form of a data set ({type(error).__name__}: {error})."
         ) from error
-    return pd.DataFrame(rows, columns=["line", "photo", "number", "caption"]), splits
+    return pd.DataFrame(rows, columns=_COLUMNS), splits
 
 
 def _usable_captions(
@@ -536,24 +520,17 @@ def _usable_captions(
                 cause = "Some are there in other letters, such as .JPG for .jpg: rename them"
             raise DatasetError(
                 f"{file} names {len(first_lines):,} photographs, and {len(lost):,} of them are not "
-                f"in {photo_folder}, more than {MOST_MISSING:.0%}: {named}. {cause}."
+                f"in {photo_folder}: {named}. {cause}."
             )
-        oddities.append(
-            f"{file.name} names {len(lost):,} without a photograph in {photo_folder.name}: "
-            f"{named}; the captions are skipped."
-        )
+        oddities.append(f"{file.name} names {len(lost):,} without a photograph: {named}; skipped.")
         captions = captions[captions["photo"].isin(there)]
     if uncaptioned := sorted(there - first_lines.keys()):
-        oddities.append(
-            f"{photo_folder.name} holds {len(uncaptioned):,} without a caption: "
-            f"{_some(uncaptioned)}; skipped."
-        )
+        named = f"{len(uncaptioned):,} without a caption: {_some(uncaptioned)}"
+        oddities.append(f"{photo_folder.name} holds {named}; skipped.")
     counts = captions["photo"].value_counts()
     if short := sorted(counts.index[counts < CAPTIONS_PER_PHOTO]):
-        oddities.append(
-            f"{len(short):,} photographs have fewer than {CAPTIONS_PER_PHOTO} captions: "
-            f"{_some(short)}."
-        )
+        fewer = f"fewer than {CAPTIONS_PER_PHOTO} captions"
+        oddities.append(f"{len(short):,} photographs have {fewer}: {_some(short)}.")
     return captions.sort_values(["photo", "number"])[["photo", "number", "caption"]]
 
 
@@ -573,30 +550,16 @@ def _splits_from_files(
         if shared := [name for name in lines if name in place_of]:
             named = [f"line {lines[name]}: {name} ({place_of[name]})" for name in shared]
             raise DatasetError(
-                f"{file} names {len(shared):,} that are in another split too, {_some(named)}. A "
-                "photograph in two splits would be tested on what it taught; fetch the split files "
-                "again."
+                f"{file} names {len(shared):,} that are in another split too, {_some(named)}, and "
+                "would be tested on what they taught. Fetch the split files again."
             )
         place_of |= {name: f"{file.name}, line {line}" for name, line in lines.items()}
         splits[split] = [name for name in lines if name in usable]
         if unusable := [f"{name} (line {lines[name]})" for name in lines if name not in usable]:
-            oddities.append(
-                f"{file.name} names {len(unusable):,} without photograph or caption: "
-                f"{_some(unusable)}; skipped."
-            )
+            named = f"{len(unusable):,} without photograph or caption: {_some(unusable)}"
+            oddities.append(f"{file.name} names {named}; skipped.")
     names = [file.name for file in split_files.values()]
     return splits, f"The split that comes with the data set, from {', '.join(names)}."
-
-
-def _seeded_splits(photos: Iterable[str], seed: int) -> dict[str, list[str]]:
-    shuffled = sorted(photos)
-    random.Random(seed).shuffle(shuffled)
-    eighth = round(len(shuffled) / 8)  # 6 : 1 : 1, as the official split
-    return {
-        "train": shuffled[2 * eighth :],
-        "dev": shuffled[:eighth],
-        "test": shuffled[eighth : 2 * eighth],
-    }
 
 
 def _some(names: list[str], most: int = 5) -> str:
