@@ -223,7 +223,7 @@ def test_a_broken_copy_of_the_data_set_stops_early(photos, tmp_path):
     for number in range(10, 13):
         photos.photo_path(f"photo{number:03}.png").write_bytes(b"<html>")
     encoder = SlowEncoder(calls=tmp_path / "calls")
-    with pytest.raises(DatasetError, match=r"3 of 50 .*more than 5%.*photo010.png is not a pict"):
+    with pytest.raises(DatasetError, match=r"3 of 50 .*broken copy.*photo010.png is not a pict"):
         extract_features(encoder, photos, tmp_path, batch_size=4)
     assert calls(encoder) < 20
     assert not (tmp_path / "pooled.npy").exists()
@@ -389,7 +389,7 @@ def test_an_array_that_contradicts_its_manifest_is_refused(photos, tmp_path):
     array = tmp_path / "pooled.npy"
     content = array.read_bytes()
     np.save(array, np.zeros((50, 4), np.float32))
-    with pytest.raises(StaleArtefactError, match=r"has shape \[50, 4\].* says shape \[50, 3\]"):
+    with pytest.raises(StaleArtefactError, match=r"shape \[50, 4, .* says \[50, 3, "):
         load_features(tmp_path)
     array.write_bytes(content[:-4])
     with pytest.raises(StaleArtefactError, match="no whole array"):

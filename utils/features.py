@@ -98,11 +98,7 @@ class Features:
         return {photo: rows[photo] for photo in self.photos}
 
     def rows(self, photos: Sequence[str]) -> np.ndarray:
-        """Looks up the rows of `photos`: (len(photos),) int64.
-
-        Raises:
-            StaleArtefactError: a photograph has no features; tells whether it was unreadable.
-        """
+        """Looks up the rows of `photos`, int64; `StaleArtefactError` names one without features."""
         if missing := [photo for photo in photos if photo not in self._row_of]:
             reason = self.unreadable.get(missing[0], "it was not in the data set then")
             raise StaleArtefactError(
@@ -117,8 +113,8 @@ class Features:
 
         Args:
             photos: file names.
-            kind: "pooled", `(n, width)` float32, which spatial features are averaged for;
-                "spatial", `(n, grid, grid, width)` float16; None takes them as they are.
+            kind: "pooled", `(n, width)` float32, the mean of spatial features; "spatial",
+                `(n, grid, grid, width)` float16; None takes them as they are.
 
         Raises:
             StaleArtefactError: a photograph has no features, or they are of another kind.
@@ -128,8 +124,7 @@ class Features:
             return self.array[rows]
         if kind != "pooled":
             raise StaleArtefactError(
-                f"The features are {self.manifest['kind']}, and {kind} ones are asked for. Run "
-                f"{MADE_BY} again with this version of the project."
+                f"The features are {self.manifest['kind']}, not {kind}. Run {MADE_BY} again."
             )
         pooled = np.empty((len(rows), self.array.shape[-1]), np.float32)
         for start in range(0, len(rows), 256):  # all regions as floats would fill the memory
@@ -162,8 +157,7 @@ def extract_features(
     several processes each takes some chunks; see `utils.machinery.devices`.
 
     Args:
-        folder: where the files go: `pooled.npy`, `spatial.npy` or `pooled_mirrored.npy`, each with
-            its manifest.
+        folder: gets `pooled.npy`, `spatial.npy` or `pooled_mirrored.npy`, each with its manifest.
         kind: "pooled", (n, width) float32; "spatial", (n, grid, grid, width) float16; or "middle",
             float16, what the blocks that can be fine-tuned are given.
         batch_size: photographs that go through the CNN at once.
@@ -174,8 +168,7 @@ def extract_features(
         DatasetError: there are no photographs, or more than 5 % of them are damaged.
         UnreadablePhotographError: one can't be read for now; what is done so far is kept.
         EncoderError: the CNN gives numbers that are not finite, or only zeros.
-        FolderInUseError: another process extracts into `folder`.
-        DiskFullError: there is no room for them; what is done so far is kept.
+        FolderInUseError, DiskFullError: as their names say; what is done so far is kept.
     """
     files = _Files(folder, kind, mirrored)
     splits = ["train"] if mirrored else ["train", "dev", "test"]
@@ -210,9 +203,7 @@ def load_features(
 ) -> Features:
     """Opens finished features without reading them into memory.
 
-    Args:
-        folder, kind, mirrored: as for `extract_features`.
-        encoder: name of the encoder that they must come from; None takes any.
+    Arguments are as for `extract_features`, and the name of the encoder that they must come from.
 
     Raises:
         MissingStageError: they are not there yet.
@@ -290,12 +281,9 @@ class _Files:
             array = np.load(self.array, mmap_mode="r", allow_pickle=False)
         except (ValueError, EOFError, OSError) as error:
             raise self.stale(f"it is no whole array ({error})") from error
-        found, expected = (
-            f"shape {list(shape)} and type {dtype}"
-            for shape, dtype in ((array.shape, array.dtype), (manifest["shape"], manifest["dtype"]))
-        )
+        found, expected = [*array.shape, str(array.dtype)], [*manifest["shape"], manifest["dtype"]]
         if found != expected:
-            raise self.stale(f"it has {found}, its manifest says {expected}")
+            raise self.stale(f"it has the shape {found}, its manifest says {expected}")
         if _array_hash(array) != manifest["array_hash"]:
             raise self.stale(f"it was changed since {MADE_BY} wrote it")
         return array
@@ -307,19 +295,15 @@ class _Files:
         if not set(differing) - {"weights"}:  # the same weights may lie in a file of another name
             return
         way_back = ", or go back to the settings that it was made with"
-        untrained = [one["weights"].startswith("untrained") for one in (manifest, made_from)]
-        if untrained == [True, False]:  # made without a network, which is there now
+        if manifest["weights"].startswith("untrained"):  # without a network, which is there now
             way_back = ", or set WEIGHTS=none to go on with the untrained encoder"
-        elif untrained == [False, True]:
-            way_back = ", or go back to the trained encoder (a missing network may be the cause)"
         holds, asked = (
             "features of {photographs} photographs ({photographs_hash:.8}) by {encoder} at "
             "{image_size} pixels with the weights {weights!r} ({weights_hash:.8})".format(**one)
             for one in (manifest, made_from)
         )
-        raise self.stale(
-            f"it holds {holds}; asked for are {asked} (different: {', '.join(differing)})", way_back
-        )
+        differing = ", ".join(differing)
+        raise self.stale(f"it holds {holds}; asked for are {asked}: other {differing}", way_back)
 
     def begin(self, made_from: dict[str, Any], batch_size: int) -> Path:
         """The hidden folder of what is done so far; one of something else is removed."""
@@ -456,8 +440,8 @@ def _rows(
     if not (np.isfinite(rows).all() and rows.reshape(len(rows), -1).any(axis=1).all()):
         raise EncoderError(
             f"{encoder.name} gives features that are all zero, or no finite {made_from['dtype']} "
-            f"numbers (the largest is {np.abs(features).max():.4g}). Check its weights; those of "
-            'an untrained encoder may be too large for float16, then take kind="pooled".'
+            f"numbers (the largest is {np.abs(features).max():.4g}). Check its weights; for those "
+            'of an untrained encoder, take kind="pooled".'
         )
     return rows
 
@@ -465,7 +449,7 @@ def _rows(
 def _refuse_too_many(unreadable: dict[str, str], photographs: int) -> None:
     if len(unreadable) > _MOST_UNREADABLE * photographs:
         raise DatasetError(
-            f"{len(unreadable)} of {photographs} photographs can't be read, more than "
-            f"{_MOST_UNREADABLE:.0%}; that looks like a broken copy of the data set. Copy or "
-            f"download it again. The first ones: {' '.join(list(unreadable.values())[:3])}"
+            f"{len(unreadable)} of {photographs} photographs can't be read, as in a broken copy of "
+            "the data set. Copy or download it again. The first ones: "
+            f"{' '.join(list(unreadable.values())[:3])}"
         )
