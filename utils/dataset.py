@@ -74,20 +74,22 @@ def read_captions(caption_file: Path) -> tuple[pd.DataFrame, list[str]]:
     is_csv, count = caption_file.name != TOKEN_FILE, len(lines)
     parse_line = _csv_parser(caption_file, lines) if is_csv else _parse_token_line
     rows, bad = _parse(caption_file, lines, parse_line)
-    line_of, seen, good = {}, Counter(), []
+    line_of, seen, good, extra = {}, Counter(), [], 0
     for line, photo, number, caption in rows:
         number = seen[photo] if is_csv else number
         seen[photo] += 1
         if number >= CAPTIONS_PER_PHOTO:
-            problem = "is one too many"
+            extra += 1
         elif first := line_of.setdefault((photo, number), 0):
-            problem = f"already appears on line {first}"
+            problem = f"{photo}#{number} already appears on line {first}"
+            bad.append(f"{caption_file.name}, line {line}: {problem}; skipped.")
         else:
             line_of[photo, number] = line
             good.append((line, photo, number, caption))
-            continue
-        bad.append(f"{caption_file.name}, line {line}: {photo}#{number} {problem}; skipped.")
     _require_mostly_good(caption_file, bad, count)
+    if extra:
+        most = f"more than {CAPTIONS_PER_PHOTO} captions of a photograph"
+        bad.append(f"{caption_file.name} holds {most}: {extra:,} skipped.")
     if not good:
         raise DatasetError(f"{caption_file} holds no captions. Fetch the data set again.")
     return pd.DataFrame(good, columns=_COLUMNS), bad
@@ -446,11 +448,10 @@ def _read(settings: Settings, folder: Path) -> Dataset:
         splits, split_source = _splits_from_files(split_files, photos, oddities)
         found |= {f"{split} photographs": len(names) for split, names in splits.items()}
     else:
-        shuffled, eighth = sorted(photos), round(len(photos) / 8)  # 6 : 1 : 1, as the official one
-        random.Random(settings.seed).shuffle(shuffled)
-        dev, test, train = (0, eighth), (eighth, 2 * eighth), (2 * eighth, None)
-        cuts = {"train": train, "dev": dev, "test": test}
-        splits = {split: shuffled[slice(*cut)] for split, cut in cuts.items()}
+        names, eighth = sorted(photos), round(len(photos) / 8)  # 6 : 1 : 1, as the official split
+        random.Random(settings.seed).shuffle(names)
+        splits = {"train": names[2 * eighth :], "dev": names[:eighth]}
+        splits["test"] = names[eighth : 2 * eighth]
         split_source = (
             f"A split in 6 : 1 : 1, drawn with seed {settings.seed}, since there are no split "
             "files: scores on it don't compare with published ones."
@@ -477,14 +478,14 @@ def _read_own(folder: Path, oddities: list[str]) -> tuple[pd.DataFrame, Path, di
             f"{folder} holds {len(names)} CSV or JSON files ({_some(names)}); expected one, with "
             "the columns image and caption or in Karpathy's form, beside the photographs."
         )
-    photo_folder = max(places, key=lambda place: len(photos_in(place)))
     if names[0].lower().endswith(".csv"):
-        captions, bad = read_captions(folder / names[0])
+        (captions, bad), splits = read_captions(folder / names[0]), None
         oddities += bad
-        return captions, photo_folder, None
-    captions, splits = _read_karpathy(folder / names[0])
-    with_folders = captions["photo"].str.contains("/").any()  # as COCO's
-    return captions, folder if with_folders else photo_folder, splits
+    else:
+        captions, splits = _read_karpathy(folder / names[0])
+    if captions["photo"].str.contains("/").any():  # names with their folders, as COCO's
+        return captions, folder, splits
+    return captions, max(places, key=lambda place: len(photos_in(place))), splits
 
 
 def _read_karpathy(file: Path) -> tuple[pd.DataFrame, dict[str, list[str]]]:
@@ -509,8 +510,9 @@ def _usable_captions(
     """Captions whose photograph is there; adds to `oddities` what doesn't fit together."""
     there = photos_in(photo_folder)
     first_lines = captions.groupby("photo")["line"].min().to_dict()
-    for name in first_lines:  # in a folder of its own
-        if "/" in name and ".." not in name.split("/") and (photo_folder / name).is_file():
+    for name in (name for name in first_lines if "/" in name):  # in a folder of its own
+        path = (photo_folder / name).resolve()
+        if path.is_relative_to(photo_folder.resolve()) and path.is_file():
             there.add(name)
     if lost := {photo: line for photo, line in first_lines.items() if photo not in there}:
         named = _some([f"{photo} (line {line})" for photo, line in lost.items()])
