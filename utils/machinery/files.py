@@ -23,7 +23,6 @@ from utils.machinery.errors import DiskFullError, MissingStageError, StaleArtefa
 from utils.settings import short_path
 
 RECORD_FILE = "stages.json"  # in a folder: the hash of each file that a notebook handed over
-_BLOCK = 1 << 20  # bytes read at once when hashing: constant memory for files of any size
 _ENDS = 4096  # bytes at both ends of a file that `quick_hash` reads
 _NEARLY_FULL = 1 << 20  # bytes: less than this free explains a write that failed without a reason
 _MOST_BYTES = 256 << 20  # of a JSON or CSV file; Flickr8k's largest has 8 MB
@@ -275,11 +274,8 @@ def changed_files(folder: Path) -> list[str]:
 
 def file_hash(path: Path | str) -> str:
     """SHA-256 of a file's content, 64 hexadecimal digits."""
-    digest = hashlib.sha256()
     with Path(path).open("rb") as file:
-        while block := file.read(_BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def quick_hash(path: Path) -> str | None:
