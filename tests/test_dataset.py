@@ -210,17 +210,6 @@ def test_a_limit_keeps_the_first_of_every_split_in_proportion(original, limit, s
     assert set(dataset.captions["photo"]) == set(dataset.split_of)
 
 
-def test_photographs_can_be_left_out_later(original):
-    dataset = load(original)
-    fewer = dataset.without([PHOTOS[0], PHOTOS[20]])
-    assert fewer.splits["train"] == PHOTOS[1:16]
-    assert PHOTOS[20] not in fewer.split_of
-    assert len(fewer.captions) == 22 * 5
-    assert len(dataset.captions) == 24 * 5
-    with pytest.raises(DatasetError, match="Split dev has 0"):
-        dataset.without(SPLITS["dev"])
-
-
 @pytest.mark.parametrize("missing", ["everything", "photographs", "captions", "folder"])
 def test_a_folder_without_a_data_set_is_told_how_to_make_it_one(original, missing):
     if missing in ("everything", "photographs"):

@@ -247,17 +247,6 @@ class Dataset:
         """Raw captions of each of `photos`, in that order; raises `KeyError` for an unknown one."""
         return [self._captions_of[photo] for photo in photos]
 
-    def without(self, photos: Iterable[str]) -> "Dataset":
-        """The data set less some photographs, for example those that turned out unreadable.
-
-        Raises:
-            DatasetError: too little would be left of a split.
-        """
-        dropped = set(photos)
-        return self._with_splits(
-            {split: [n for n in names if n not in dropped] for split, names in self.splits.items()}
-        )
-
     def limited(self, limit: int) -> "Dataset":
         """The first photographs of every split, `limit` altogether, in the splits' proportions."""
         kept = {split: min(FEWEST_WHEN_LIMITED, len(names)) for split, names in self.splits.items()}

@@ -4,7 +4,6 @@ The download is our own since `pooch`, the usual library, neither resumes nor bo
 and unpacks.
 """
 
-import errno
 import glob
 import os
 import re
@@ -22,7 +21,7 @@ from urllib.request import Request, urlopen
 from tqdm import tqdm
 
 from utils.machinery.errors import CaptionProjectError, DownloadError
-from utils.machinery.files import file_hash, read_json, write_json
+from utils.machinery.files import read_json, write_json
 
 ATTEMPTS = 4  # in a row without a new byte; a slow but moving download is never given up
 PAUSE = 1.0  # seconds before the second attempt, doubled before each later one
@@ -36,17 +35,16 @@ class _Interrupted(Exception):
     """The network failed in a way that another attempt may mend."""
 
 
-def download(url: str, target: Path | str, *, sha256: str | None = None) -> Path:
+def download(url: str, target: Path | str) -> Path:
     """Fetches `url` into the file `target` and returns it; an interrupted download goes on later.
 
     The bytes gather in `target.part`. They are continued only if the server still has the same file
     (RFC 9110: Range with If-Range) and has told its length, else fetched again, and become `target`
-    in one step once length and content are right. A whole `target` is returned without a request.
+    in one step once they are whole. A whole `target` is returned without a request.
 
     Args:
         url: an http or https address without a password.
         target: file to make; a name that ends in .zip must turn out to be a zip archive.
-        sha256: expected checksum, 64 hexadecimal digits, if known.
 
     Raises:
         DownloadError: no network, no such address, wrong content, more than 8 GiB, or no room. What
@@ -54,7 +52,7 @@ def download(url: str, target: Path | str, *, sha256: str | None = None) -> Path
     """
     target = Path(target)
     is_zip = target.suffix.lower() == ".zip"
-    if target.is_file() and _problem(target, is_zip, sha256) is None:
+    if target.is_file() and (zipfile.is_zipfile(target) or not is_zip):
         return target
     _require_address(url)
     part = target.with_name(f"{target.name}.part")
@@ -62,12 +60,17 @@ def download(url: str, target: Path | str, *, sha256: str | None = None) -> Path
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         _fetch_with_patience(url, part, memo_file)
-        problem = _problem(part, is_zip, sha256)
-        if problem is None:
-            with part.open("rb") as whole:
-                os.fsync(whole.fileno())
-            part.replace(target)
-        part.unlink(missing_ok=True)
+        with part.open("rb") as whole:
+            begins = whole.read(40)
+            os.fsync(whole.fileno())
+        if is_zip and not zipfile.is_zipfile(part):
+            part.unlink()
+            memo_file.unlink()
+            raise DownloadError(
+                f"What {url} sent is no whole zip archive, it begins with {begins!r}. Open the "
+                "address in a browser to see what is there now."
+            )
+        part.replace(target)
         memo_file.unlink()
     except DownloadError:
         raise
@@ -76,11 +79,6 @@ def download(url: str, target: Path | str, *, sha256: str | None = None) -> Path
             f"{target} can't be written: {error.strerror or error}. What came so far is kept in "
             f"{part.name}; make room and run this again."
         ) from error
-    if problem:
-        raise DownloadError(
-            f"What {url} sent is not the file that was asked for: {problem}. "
-            "Open the address in a browser to see what is there now."
-        )
     return target
 
 
@@ -215,16 +213,6 @@ def _length(file: Path) -> int:
     return file.stat().st_size if file.exists() else 0
 
 
-def _problem(file: Path, is_zip: bool, sha256: str | None) -> str | None:
-    """Tells in words what is wrong with a file, or None."""
-    if is_zip and not zipfile.is_zipfile(file):
-        with file.open("rb") as opened:
-            return f"it is no whole zip archive, it begins with {opened.read(40)!r}"
-    if sha256 is not None and (found := file_hash(file)) != sha256.lower():
-        return f"its SHA-256 is {found}, expected {sha256}"
-    return None
-
-
 def unpack(archive: Path | str, folder: Path | str, *, limit: int = LIMIT) -> Path:
     """Unpacks a zip archive into a new or empty folder and returns that: all of it or nothing.
 
@@ -262,13 +250,11 @@ def unpack(archive: Path | str, folder: Path | str, *, limit: int = LIMIT) -> Pa
     except (OSError, zipfile.BadZipFile, zlib.error, RuntimeError, EOFError, ValueError) as error:
         # zipfile raises RuntimeError for a password and NotImplementedError for rare compressions
         reason = getattr(error, "strerror", None) or error
-        remedy = "If the archive is damaged, delete it and fetch it again."
+        remedy = "Make room if the disk is full; else delete the archive and fetch it again"
         if isinstance(error, DownloadError):  # found here: nobody makes such an archive by mistake
-            remedy = "Delete it and get it from a source that you trust."
-        elif getattr(error, "errno", None) == errno.ENOSPC:
-            remedy = "Make room and run this again."
+            remedy = "Delete it and get it from a source that you trust"
         raise DownloadError(
-            f"{archive} can't be unpacked: {reason}. Nothing was left in {folder}. {remedy}"
+            f"{archive} can't be unpacked: {reason}. Nothing was left in {folder}. {remedy}."
         ) from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
