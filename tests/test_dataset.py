@@ -149,7 +149,7 @@ def test_a_photo_named_twice_in_a_split_is_refused(original):
 def test_an_incomplete_copy_of_the_photographs_is_refused(original):
     (original / "Flicker8k_Dataset" / PHOTOS[0]).unlink()
     told = "\n".join(load(original).oddities)
-    assert f"names 1 without a photograph in Flicker8k_Dataset: {PHOTOS[0]} (line 1)" in told
+    assert f"names 1 without a photograph: {PHOTOS[0]} (line 1)" in told
     (original / "Flicker8k_Dataset" / PHOTOS[5]).unlink()
     with pytest.raises(
         DatasetError, match=rf"24 photographs, and 2 of them .*{PHOTOS[5]} \(line 26"
@@ -208,17 +208,6 @@ def test_a_limit_keeps_the_first_of_every_split_in_proportion(original, limit, s
         split: SPLITS[split][:size] for split, size in zip(SPLITS, sizes, strict=True)
     }
     assert set(dataset.captions["photo"]) == set(dataset.split_of)
-
-
-def test_photographs_can_be_left_out_later(original):
-    dataset = load(original)
-    fewer = dataset.without([PHOTOS[0], PHOTOS[20]])
-    assert fewer.splits["train"] == PHOTOS[1:16]
-    assert PHOTOS[20] not in fewer.split_of
-    assert len(fewer.captions) == 22 * 5
-    assert len(dataset.captions) == 24 * 5
-    with pytest.raises(DatasetError, match="Split dev has 0"):
-        dataset.without(SPLITS["dev"])
 
 
 @pytest.mark.parametrize("missing", ["everything", "photographs", "captions", "folder"])
@@ -323,7 +312,7 @@ def test_results_of_other_data_are_not_mixed_with(original, tmp_path):
     with pytest.raises(StaleArtefactError, match="other captions and splits and photographs"):
         require_same_data(load(original, limit=12), summary)
     (original / "Flicker8k_Dataset" / PHOTOS[3]).write_bytes(b"another")
-    with pytest.raises(StaleArtefactError, match=r"made from other photographs .*set another RUNS"):
+    with pytest.raises(StaleArtefactError, match=r"made from other photographs\. Move"):
         require_same_data(load(original), summary)
 
 
@@ -397,6 +386,16 @@ def test_karpathys_json_is_read_with_its_splits(tmp_path, subfolder):
     assert dataset.references([photo]) == [[caption_of(PHOTOS[20], k) for k in range(5)]]
 
 
+def test_names_that_lead_out_of_a_folder_of_ones_own_are_no_photographs(tmp_path):
+    write_photos(tmp_path / "data" / "images")
+    (tmp_path / "secret.jpg").touch()
+    lines = [f"images/{photo},A dog" for photo in PHOTOS * 2]
+    outside = [f"{name},A dog" for name in ("../secret.jpg", tmp_path / "secret.jpg")]
+    (tmp_path / "data" / "mine.csv").write_text("\n".join(["image,caption", *lines, *outside]))
+    with pytest.raises(DatasetError, match=r"2 of them are not in .*secret\.jpg"):
+        load_own(tmp_path / "data")
+
+
 @pytest.mark.parametrize("content", ["[]", "{}", '{"images": [5]}', '{"images": [{"split": "x"}]}'])
 def test_other_json_is_refused(tmp_path, content):
     write_photos(tmp_path / "images")
@@ -450,7 +449,7 @@ def test_a_caption_comes_with_its_line_photo_and_number(tmp_path):
         ("#1\tA dog runs .", "expected name.jpg#0 to name.jpg#4"),
         ("photo9.jpg#0\t ", "photo9.jpg#0 has an empty caption"),
         ("photo9.jpg#0\t. . _ !", "the caption of photo9.jpg#0 has no word, only '. . _ !'"),
-        ("photo9.jpg#0\t" + "dog " * 10_000, "photo9.jpg#0 has 10,000 words; expected 200"),
+        ("photo9.jpg#0\t" + "dog " * 10_000, "photo9.jpg#0 has 10,000 words, more than 200"),
         ("photo9.jpg#0\tA " + "o" * 200_000, "photo9.jpg#0 has a word of 200,000 letters"),
         ("photo1.jpg#1\tAgain .", "photo1.jpg#1 already appears on line 7"),
     ],
@@ -473,7 +472,6 @@ def test_a_bad_caption_line_is_skipped_and_named_by_file_and_line(tmp_path, line
         ('photo9.jpg," "', "photo9.jpg has an empty caption"),
         ('photo9.jpg,". ."', "the caption of photo9.jpg has no word"),
         (",A dog runs", "no name of a photograph"),
-        ("photo0.jpg,A sixth caption", "photo0.jpg#5 is one too many"),
     ],
 )
 def test_a_bad_csv_line_spoils_no_other_line(tmp_path, line, reason):
@@ -485,6 +483,12 @@ def test_a_bad_csv_line_spoils_no_other_line(tmp_path, line, reason):
     assert len(bad) == 1
     assert bad[0].startswith("captions.txt, line 42: ")
     assert reason in bad[0]
+
+
+def test_of_more_than_five_captions_the_first_five_are_taken(tmp_path):
+    captions, bad = read_captions(csv_file(tmp_path, ["photo.jpg,A dog"] * 7))
+    assert captions["number"].tolist() == [0, 1, 2, 3, 4]
+    assert bad == ["captions.txt holds more than 5 captions of a photograph: 2 skipped."]
 
 
 def test_a_csv_file_without_its_header_is_refused(tmp_path):
@@ -557,7 +561,7 @@ def consistent_captions(file):
     assert not captions.duplicated(["photo", "number"]).any()
     assert captions["photo"].str.strip().ne("").all()
     assert captions["caption"].str.strip().ne("").all()
-    assert all(sentence.startswith(f"{file.name}, line ") for sentence in bad)
+    assert all(sentence.startswith(file.name) for sentence in bad)
     return captions
 
 

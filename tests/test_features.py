@@ -127,7 +127,7 @@ def test_the_manifest_says_what_made_the_features(photos, tmp_path):
     }
     assert expected.items() <= manifest.items()
     assert manifest["seconds"] >= 0
-    assert not list(tmp_path.glob(".*.part.*"))  # nothing unfinished is left
+    assert not list(tmp_path.glob(".pooled*"))  # nothing unfinished is left
 
 
 def test_spatial_features_keep_the_grid_in_half_precision(photos, tmp_path):
@@ -212,7 +212,7 @@ def test_unreadable_photographs_are_listed_and_get_no_row(photos, tmp_path):
     features = extract_features(SlowEncoder(), photos, tmp_path, batch_size=1)
     assert set(features.unreadable) == {"photo003.png", "photo044.png"}
     assert "0 bytes" in features.unreadable["photo003.png"]
-    assert features.array.shape == (48, 3)
+    assert features.of(features.photos).shape == (48, 3)
     assert len(features.photos) == 48
     with pytest.raises(StaleArtefactError, match=r"1 of 2 .*'photo003.png' .*0 bytes"):
         features.rows(["photo002.png", "photo003.png"])
@@ -223,7 +223,7 @@ def test_a_broken_copy_of_the_data_set_stops_early(photos, tmp_path):
     for number in range(10, 13):
         photos.photo_path(f"photo{number:03}.png").write_bytes(b"<html>")
     encoder = SlowEncoder(calls=tmp_path / "calls")
-    with pytest.raises(DatasetError, match=r"3 of 50 .*more than 5%.*photo010.png is not a pict"):
+    with pytest.raises(DatasetError, match=r"3 of 50 .*broken copy.*photo010.png is not a pict"):
         extract_features(encoder, photos, tmp_path, batch_size=4)
     assert calls(encoder) < 20
     assert not (tmp_path / "pooled.npy").exists()
@@ -256,8 +256,8 @@ def _start(folder: Path, count: int, pause: float) -> subprocess.Popen:
 
 def test_a_killed_extraction_goes_on_where_it_was(tmp_path):
     process = _start(tmp_path, 200, pause=0.01)
-    progress, patience = tmp_path / ".pooled.part.json", time.monotonic() + 60
-    while not (progress.exists() and json.loads(progress.read_text())["done"] >= 64):
+    patience = time.monotonic() + 60
+    while len(list(tmp_path.glob(".pooled-*/?.json"))) < 2:
         assert process.poll() is None, "the extraction ended before it could be killed"
         assert time.monotonic() < patience
         time.sleep(0.001)
@@ -266,7 +266,7 @@ def test_a_killed_extraction_goes_on_where_it_was(tmp_path):
     assert not (tmp_path / "pooled.npy").exists()
     with pytest.raises(MissingStageError, match="notebook 03"):
         load_features(tmp_path)
-    done = json.loads(progress.read_text())["done"]
+    done = 32 * len(list(tmp_path.glob(".pooled-*/?.json")))
 
     photos = draw_photos(tmp_path / "photos", 200)
     encoder = SlowEncoder(calls=tmp_path / "calls after the kill")
@@ -277,26 +277,23 @@ def test_a_killed_extraction_goes_on_where_it_was(tmp_path):
     assert resumed.photos == whole.photos
 
 
-@pytest.mark.parametrize("array_in_place", [False, True])
-def test_a_kill_just_before_the_end_costs_nothing(photos, tmp_path, monkeypatch, array_in_place):
+def test_a_kill_just_before_the_end_costs_nothing(photos, tmp_path, monkeypatch):
     whole = extract_features(SlowEncoder(), photos, tmp_path / "uninterrupted")
 
-    def interrupt(*_):
+    def interrupt(path, target):
         raise KeyboardInterrupt
 
-    def interrupt_at_the_manifest(path, content):
-        if path.name == "pooled.json":
-            raise KeyboardInterrupt
-        write_json(path, content)
-
     with monkeypatch.context() as patch:
-        if array_in_place:
-            patch.setattr("utils.machinery.manifests.write_json", interrupt_at_the_manifest)
-        else:
-            patch.setattr("utils.features.FeatureFiles.finish", interrupt)
+        rename = Path.replace
+        patch.setattr(
+            Path,
+            "replace",
+            lambda path, target: (interrupt if path.name == "rows.npy" else rename)(path, target),
+        )
         with pytest.raises(KeyboardInterrupt):
             extract_features(SlowEncoder(), photos, tmp_path)
-    assert (tmp_path / "pooled.npy").exists() == array_in_place
+    with pytest.raises(MissingStageError, match=r"pooled\.npy"):
+        load_features(tmp_path)
     encoder = SlowEncoder(calls=tmp_path / "calls")
     resumed = extract_features(encoder, photos, tmp_path)
     assert not encoder.calls.exists()
@@ -315,31 +312,33 @@ def _interrupt_after(photographs: int, photos: Photos, folder: Path, **options) 
         extract_features(Interrupted(folder / "first calls"), photos, folder, **options)
 
 
-def test_rows_torn_by_a_kill_are_cut_off(photos, tmp_path):
+def test_rows_torn_by_a_kill_are_written_again(photos, tmp_path):
     photos.photo_path("photo001.png").write_bytes(b"no picture")
     whole = extract_features(SlowEncoder(), photos, tmp_path / "uninterrupted", batch_size=2)
     _interrupt_after(40, photos, tmp_path, batch_size=2)
-    with (tmp_path / ".pooled.part.npy").open("ab") as partial:
-        partial.write(b"half a row")
+    (rows,) = tmp_path.glob(".pooled-*/rows.npy")
+    array = np.load(rows, mmap_mode="r+")
+    array[35] = np.nan
+    array.flush()
     resumed = extract_features(SlowEncoder(), photos, tmp_path, batch_size=2)
     assert np.array_equal(resumed.array, whole.array)
     assert set(resumed.unreadable) == {"photo001.png"}
 
 
-@pytest.mark.parametrize("damage", ["other encoder", "shorter than recorded", "record is no JSON"])
-def test_a_partial_array_that_is_of_no_use_is_begun_anew(photos, tmp_path, damage):
+@pytest.mark.parametrize("damage", ["other encoder", "shorter than recorded"])
+def test_rows_that_are_of_no_use_are_begun_again(photos, tmp_path, damage):
     _interrupt_after(40, photos, tmp_path, batch_size=2)
     encoder = SlowEncoder(calls=tmp_path / "calls")
+    (rows,) = tmp_path.glob(".pooled-*/rows.npy")
     if damage == "other encoder":
         encoder = replace(encoder, weights_hash="f" * 64, factor=0.5)
-    elif damage == "shorter than recorded":
-        os.truncate(tmp_path / ".pooled.part.npy", 200)
     else:
-        (tmp_path / ".pooled.part.json").write_text("{")
+        os.truncate(rows, 200)
     features = extract_features(encoder, photos, tmp_path, batch_size=2)
     assert calls(encoder) == 50
     fresh = extract_features(replace(encoder, calls=None), photos, tmp_path / "fresh")
     assert np.array_equal(features.array, fresh.array)
+    assert not list(tmp_path.glob(".pooled-*"))
 
 
 def test_features_that_another_process_extracts_are_not_begun_and_finished_ones_are_read(
@@ -390,7 +389,7 @@ def test_an_array_that_contradicts_its_manifest_is_refused(photos, tmp_path):
     array = tmp_path / "pooled.npy"
     content = array.read_bytes()
     np.save(array, np.zeros((50, 4), np.float32))
-    with pytest.raises(StaleArtefactError, match=r"has shape \[50, 4\].* says \[50, 3\]"):
+    with pytest.raises(StaleArtefactError, match=r"shape \[50, 4, .* says \[50, 3, "):
         load_features(tmp_path)
     array.write_bytes(content[:-4])
     with pytest.raises(StaleArtefactError, match="no whole array"):
@@ -408,7 +407,7 @@ def test_an_array_that_was_changed_in_place_is_refused(
 ):
     extract_features(SlowEncoder(), photos, tmp_path, "spatial")
     if not whole:  # the hash of a large array, of the beginning of each row
-        monkeypatch.setattr("utils.machinery.manifests._HASHED_WHOLE", 0)
+        monkeypatch.setattr("utils.features._HASHED_WHOLE", 0)
         (tmp_path / "spatial.json").unlink()
         extract_features(SlowEncoder(), photos, tmp_path, "spatial")
     load_features(tmp_path, "spatial")

@@ -2,7 +2,7 @@
 
 - What a run is made of: `machinery.errors`, `settings`
 - Machinery; skip it on a first reading: `machinery.quiet`, `machinery.files`,
-  `machinery.devices`, `machinery.lock`, `machinery.archives`, `machinery.manifests`
+  `machinery.devices`, `machinery.lock`, `machinery.archives`
 - Captions and photographs: `dataset`, `captions`, `photographs`, `encoder`, `features`, `batches`
 - The model, scores, and captions from it: `decoder`, `metrics`, `search`
 - Training and evaluation: `machinery.checkpoints`, `training`, `self_critical`, `evaluation`

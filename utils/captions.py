@@ -33,10 +33,10 @@ _DROP_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
 def clean_original(caption: str) -> list[str]:
-    """Tokens as the original recipe makes them.
+    """Tokens as the original recipe makes them: lower-cased letters only.
 
-    Lower-cased; punctuation deleted, so "t-shirt" becomes "tshirt"; tokens of one character
-    dropped, which loses the article "a"; tokens with a digit dropped.
+    Punctuation is deleted, so "t-shirt" becomes "tshirt"; tokens of one character, and so the
+    article "a", and tokens with a digit are dropped.
     """
     words = caption.lower().translate(_DROP_PUNCTUATION).split()
     return [word for word in words if len(word) > 1 and word.isalpha()]
@@ -45,8 +45,7 @@ def clean_original(caption: str) -> list[str]:
 def clean(caption: str) -> list[str]:
     """Tokens as the metrics will read them: lower-cased words and numbers, articles kept.
 
-    A model can only score on words that it was allowed to learn. Hyphens and apostrophes inside a
-    word stay; every other punctuation mark goes, since the metrics drop it too.
+    A model can only score on words that it was allowed to learn.
     """
     return _WORD.findall(caption.lower())
 
@@ -111,13 +110,8 @@ class Vocabulary:
 
     def save(self, path: Path) -> None:
         """Writes the vocabulary as JSON, atomically."""
-        content = {
-            "format": VOCABULARY_FORMAT,
-            "cleaning": self.cleaning,
-            "min_count": self.min_count,
-            "tokens": list(self.tokens),
-        }
-        write_json(path, content)
+        kept = {"cleaning": self.cleaning, "min_count": self.min_count, "tokens": self.tokens}
+        write_json(path, {"format": VOCABULARY_FORMAT, **kept})
 
     @classmethod
     def load(cls, path: Path) -> "Vocabulary":
@@ -149,7 +143,7 @@ def caption_table(dataset: "Dataset") -> pd.DataFrame:
 
     Returns:
         Columns `CAPTION_COLUMNS`, a row per caption as in `dataset.captions`; `tokens` comes from
-        `clean` and `original_tokens` from `clean_original`, each joined by single spaces.
+        `clean`, `original_tokens` from `clean_original`, both joined by single spaces.
     """
     captions = dataset.captions["caption"]
     table = dataset.captions.assign(
@@ -182,31 +176,32 @@ def threshold_table(
     thresholds: Iterable[int],
     units: int,
 ) -> pd.DataFrame:
-    """Tells what each frequency threshold costs and buys.
+    """Tells what each frequency threshold (`min_count`) costs and buys.
 
     Args:
         training, dev: tokenised captions; the vocabulary comes from `training` only.
-        thresholds: values of `min_count` to try.
+        thresholds: to try.
         units: inputs of the softmax layer, or length of a word's embedding where the layer shares
             its weights with the embedding (tied weights).
 
     Returns:
         Columns `min_count`, `words` (in the vocabulary, reserved ones included), `unknown_share`
-        and `unknown_share_dev` (of all tokens, in [0, 1]) and `softmax_parameters`, a bias per word
-        included.
+        and `unknown_share_dev` (of all tokens, in [0, 1]) and `softmax_parameters`.
     """
     counts, dev_counts = (Counter(chain.from_iterable(split)) for split in (training, dev))
     rows = []
     for min_count in thresholds:
         vocabulary = Vocabulary.build(training, min_count)
-        unknown = sum(count for token, count in counts.items() if token not in vocabulary)
-        unknown_dev = sum(count for token, count in dev_counts.items() if token not in vocabulary)
+        unknown, unknown_dev = (
+            sum(count for token, count in split.items() if token not in vocabulary) / split.total()
+            for split in (counts, dev_counts)
+        )
         rows.append(
             {
                 "min_count": min_count,
                 "words": len(vocabulary),
-                "unknown_share": unknown / counts.total(),
-                "unknown_share_dev": unknown_dev / dev_counts.total(),
+                "unknown_share": unknown,
+                "unknown_share_dev": unknown_dev,
                 "softmax_parameters": (units + 1) * len(vocabulary),
             }
         )

@@ -11,20 +11,16 @@ import random
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import pandas as pd
 
 from utils.machinery.archives import download, unpack
-from utils.machinery.errors import (
-    CaptionProjectError,
-    DatasetError,
-    DownloadError,
-    StaleArtefactError,
-)
-from utils.machinery.files import content_hash, quick_hash, read_json
+from utils.machinery.errors import CaptionProjectError, DatasetError, DownloadError
+from utils.machinery.files import content_hash, invalid, quick_hash, read_json
 from utils.machinery.lock import only_one_in
 from utils.settings import Settings, short_path
 
@@ -45,14 +41,10 @@ MOST_MISSING = 0.05  # of the photographs that have captions; more means an inco
 MOST_BYTES = 1 << 30  # of a caption file; COCO's has 144 MB
 FEWEST_PHOTOS = 2  # in a split: a loss or score of one photograph means nothing
 FEWEST_WHEN_LIMITED = 3
-# Less the one name that has no photograph. The splits are the official ones.
-FLICKR8K_COUNTS = {
-    "photographs": 8091,
-    "captions": 40455,
-    "train photographs": 6000,
-    "dev photographs": 1000,
-    "test photographs": 1000,
-}
+# Photographs and captions, less the one name that has no photograph; the official splits.
+FLICKR8K_COUNTS = {"photographs": 8091, "captions": 40455, "train photographs": 6000}
+FLICKR8K_COUNTS |= {"dev photographs": 1000, "test photographs": 1000}
+_COLUMNS = ["line", "photo", "number", "caption"]
 _LETTER_OR_DIGIT = re.compile(r"[^\W_]")
 # How Karpathy's files name the splits; "restval" is more training data of COCO.
 _KARPATHY_SPLITS = {"train": "train", "restval": "train", "val": "dev", "test": "test"}
@@ -78,28 +70,29 @@ def read_captions(caption_file: Path) -> tuple[pd.DataFrame, list[str]]:
     Raises:
         DatasetError: there is no caption, or more than 5 % of the lines are bad.
     """
-    is_csv = caption_file.name != TOKEN_FILE
     lines = list(_lines(caption_file))
-    count = len(lines)
+    is_csv, count = caption_file.name != TOKEN_FILE, len(lines)
     parse_line = _csv_parser(caption_file, lines) if is_csv else _parse_token_line
     rows, bad = _parse(caption_file, lines, parse_line)
-    good, line_of, seen = [], {}, Counter()
+    line_of, seen, good, extra = {}, Counter(), [], 0
     for line, photo, number, caption in rows:
         number = seen[photo] if is_csv else number
         seen[photo] += 1
         if number >= CAPTIONS_PER_PHOTO:
-            problem = "is one too many"
-        elif (photo, number) in line_of:
-            problem = f"already appears on line {line_of[photo, number]}"
+            extra += 1
+        elif first := line_of.setdefault((photo, number), 0):
+            problem = f"{photo}#{number} already appears on line {first}"
+            bad.append(f"{caption_file.name}, line {line}: {problem}; skipped.")
         else:
             line_of[photo, number] = line
             good.append((line, photo, number, caption))
-            continue
-        bad.append(f"{caption_file.name}, line {line}: {photo}#{number} {problem}; skipped.")
     _require_mostly_good(caption_file, bad, count)
+    if extra:
+        most = f"more than {CAPTIONS_PER_PHOTO} captions of a photograph"
+        bad.append(f"{caption_file.name} holds {most}: {extra:,} skipped.")
     if not good:
         raise DatasetError(f"{caption_file} holds no captions. Fetch the data set again.")
-    return pd.DataFrame(good, columns=["line", "photo", "number", "caption"]), bad
+    return pd.DataFrame(good, columns=_COLUMNS), bad
 
 
 def read_split(split_file: Path) -> tuple[dict[str, int], list[str]]:
@@ -118,9 +111,8 @@ def read_split(split_file: Path) -> tuple[dict[str, int], list[str]]:
     for line, name in rows:
         if name in line_of:
             raise DatasetError(
-                f"{split_file}, line {line}: {name} already appears on line {line_of[name]}. A "
-                "photograph that counts twice shifts every score; fetch the split files again, or "
-                "delete the second line."
+                f"{split_file}, line {line}: {name} already appears on line {line_of[name]}, and "
+                "would count twice in every score. Fetch the split files again."
             )
         line_of[name] = line
     return line_of, bad
@@ -139,14 +131,14 @@ def _lines(file: Path) -> Iterator[tuple[int, str]]:
 def _parse(
     file: Path, lines: list[tuple[int, str]], parse_line: Callable[[str], tuple]
 ) -> tuple[list[tuple], list[str]]:
+    """What each line says, with its number first, and a sentence per bad line."""
     rows, bad = [], []
     for number, line in lines:
         try:
             line.encode()
             rows.append((number, *parse_line(line)))
-        except UnicodeEncodeError:
-            bad.append(f"{file.name}, line {number}: not UTF-8 text; skipped.")
-        except _BadLine as problem:
+        except (UnicodeEncodeError, _BadLine) as error:
+            problem = error if isinstance(error, _BadLine) else "not UTF-8 text"
             bad.append(f"{file.name}, line {number}: {problem}; skipped.")
     return rows, bad
 
@@ -174,9 +166,7 @@ def _csv_parser(file: Path, lines: list[tuple[int, str]]) -> Callable[[str], tup
         except csv.Error as error:
             raise _BadLine(f"not a line of CSV ({error})") from None
         if len(fields) != len(header):
-            raise _BadLine(
-                f"expected {','.join(header)}, found {len(fields)} fields (a comma outside quotes?)"
-            )
+            raise _BadLine(f"found {len(fields)} fields (a comma outside quotes?)")
         photo = fields[header.index("image")].strip()
         if not photo:
             raise _BadLine("no name of a photograph")
@@ -193,9 +183,7 @@ def _checked_caption(name: str, caption: str) -> str:
     if not _LETTER_OR_DIGIT.search(caption):  # it would teach that a caption ends at once
         raise _BadLine(f"the caption of {name} has no word, only {caption[:20]!r}")
     if len(words) > MOST_WORDS:
-        raise _BadLine(
-            f"the caption of {name} has {len(words):,} words; expected {MOST_WORDS} or fewer"
-        )
+        raise _BadLine(f"the caption of {name} has {len(words):,} words, more than {MOST_WORDS}")
     if (longest := max(map(len, words))) > MOST_LETTERS:
         raise _BadLine(f"the caption of {name} has a word of {longest:,} letters")
     return caption
@@ -204,8 +192,8 @@ def _checked_caption(name: str, caption: str) -> str:
 def _require_mostly_good(file: Path, bad: list[str], lines: int) -> None:
     if len(bad) > MOST_BAD_LINES * lines:
         raise DatasetError(
-            f"{file}: {len(bad):,} of {lines:,} lines are bad, more than {MOST_BAD_LINES:.0%}. The "
-            f"first: {bad[0]} Is it the right file? Fetch it again."
+            f"{file}: {len(bad):,} of {lines:,} lines are bad, the first: {bad[0]} Is it the right "
+            "file? Fetch it again."
         )
 
 
@@ -259,20 +247,6 @@ class Dataset:
         """Raw captions of each of `photos`, in that order; raises `KeyError` for an unknown one."""
         return [self._captions_of[photo] for photo in photos]
 
-    def without(self, photos: Iterable[str]) -> "Dataset":
-        """The data set less some photographs, for example those that turned out unreadable.
-
-        Raises:
-            DatasetError: too little would be left of a split.
-        """
-        dropped = set(photos)
-        return self._with_splits(
-            {
-                split: [photo for photo in names if photo not in dropped]
-                for split, names in self.splits.items()
-            }
-        )
-
     def limited(self, limit: int) -> "Dataset":
         """The first photographs of every split, `limit` altogether, in the splits' proportions."""
         kept = {split: min(FEWEST_WHEN_LIMITED, len(names)) for split, names in self.splits.items()}
@@ -287,8 +261,8 @@ class Dataset:
         for split, photos in splits.items():
             if len(photos) < FEWEST_PHOTOS:
                 raise DatasetError(
-                    f"Split {split} has {len(photos)} photographs that are in {self.photo_folder} "
-                    f"and have captions; expected {FEWEST_PHOTOS} or more. Is the data set whole?"
+                    f"Split {split} has {len(photos)} photographs with captions in "
+                    f"{self.photo_folder}; expected {FEWEST_PHOTOS} or more. Is the copy whole?"
                 )
         photos = {photo for names in splits.values() for photo in names}
         captions = self.captions[self.captions["photo"].isin(photos)].reset_index(drop=True)
@@ -296,16 +270,14 @@ class Dataset:
 
 
 def load_dataset(settings: Settings) -> Dataset:
-    """Finds the data set that `settings` name, or makes it, and reads it.
+    """Finds the data set that `settings` name, or makes it, reads it, and applies LIMIT.
 
     The sample is drawn if it isn't there. Flickr8k is taken from the folder that DATA names, else
     from `data/flickr8k`, where it is downloaded to if need be. DATASET=folder reads any folder of
     photographs with a CSV file (columns image and caption), or Karpathy's JSON file, in it.
-    `settings.limit` is applied.
 
     Raises:
-        DatasetError: it could not be found or fetched, or its files contradict each other; tells
-            what to do.
+        DatasetError: it could not be found or fetched, or its files contradict each other.
         FolderInUseError: another process is downloading it.
     """
     folder = settings.dataset_folder
@@ -323,12 +295,11 @@ def load_dataset(settings: Settings) -> Dataset:
 
 
 def require_same_data(dataset: Dataset, summary_file: Path) -> None:
-    """Refuses data other than what a folder of results was made from, so that none are mixed.
+    """Refuses data other than what the results in a folder were made from.
 
     Args:
         dataset: what was loaded now.
-        summary_file: `dataset.json`, which has `dataset.made_from` under "made_from"; it may be
-            missing still.
+        summary_file: `dataset.json`, with `dataset.made_from` under "made_from"; may be missing.
 
     Raises:
         StaleArtefactError: the captions, splits or photographs are others.
@@ -336,13 +307,10 @@ def require_same_data(dataset: Dataset, summary_file: Path) -> None:
     if not summary_file.exists():
         return
     folder = short_path(summary_file.parent)
-    remedy = f"Move {folder} away or set another RUNS, or go back to the data that made it."
+    remedy = f"Move {folder} away, set another RUNS, or go back to the data (DATA, LIMIT, SEED)."
     known = read_json(summary_file, remedy, {"made_from": dict})["made_from"]
     if other := [what for what, found in dataset.made_from.items() if known.get(what) != found]:
-        raise StaleArtefactError(
-            f"{folder} was made from other {' and '.join(other)} than the data set has now (DATA, "
-            f"LIMIT and, without split files, SEED decide). {remedy}"
-        )
+        raise invalid(summary_file, f"it was made from other {' and '.join(other)}", remedy)
 
 
 # Finding and fetching
@@ -351,30 +319,22 @@ def require_same_data(dataset: Dataset, summary_file: Path) -> None:
 def how_to_place(folder: Path) -> str:
     """Tells how to put Flickr8k into `folder` by hand, since links to it die often."""
     return (
-        f"To place Flickr8k by hand, get Flickr8k_Dataset.zip and Flickr8k_text.zip\n"
-        f"({ARCHIVES_ADDRESS}) or the Kaggle form of it, and unpack it so that\n"
-        f"{folder} holds either\n"
-        f"    Flicker8k_Dataset/ (the photographs), {TOKEN_FILE},\n"
-        f"    {', '.join(SPLIT_FILES.values())}\n"
-        f"or\n"
-        f"    Images/ (the photographs), {CSV_FILE} and, for the official split, the three\n"
-        f"    Flickr_8k.*Images.txt files.\n"
-        f"The two archives may also be put there as they are; they are then unpacked.\n"
+        "To place Flickr8k by hand, get Flickr8k_Dataset.zip and Flickr8k_text.zip\n"
+        f"({ARCHIVES_ADDRESS}) and put or unpack them in\n"
+        f"{folder}, or get its Kaggle form: Images/, {CSV_FILE} and, for the official split,\n"
+        f"{', '.join(SPLIT_FILES.values())}.\n"
         "If you have it elsewhere: make run DATASET=flickr8k DATA=/that/folder. "
         "More in data/README.md."
     )
 
 
 def _entries(folder: Path, kind: Callable[[os.DirEntry], bool]) -> list[str]:
-    """Sorted names in a folder that aren't hidden; a link to itself is neither file nor folder."""
+    """Sorted names in a folder of files or of folders, less hidden ones and links to themselves."""
     names = []
     with os.scandir(folder) as entries:
         for entry in entries:
-            try:
-                if entry.name[0] != "." and kind(entry):
-                    names.append(entry.name)
-            except OSError:
-                continue
+            with suppress(OSError):
+                names += [entry.name] if entry.name[0] != "." and kind(entry) else []
     return sorted(names)
 
 
@@ -418,9 +378,8 @@ def _draw_what_is_missing(settings: Settings) -> None:
     if settings.data is not None and folder.exists() and any(folder.iterdir()):
         # Somebody's own folder: drawing over what is in it could cost them their data.
         raise DatasetError(
-            f"DATA is {folder}, which has something in it that is not this version's drawn sample. "
-            "If it is Flickr8k, set DATASET=flickr8k too, if it is your own, DATASET=folder; else "
-            "name a new folder or leave DATA out."
+            f"DATA is {folder}, which holds something other than the drawn sample. If it is "
+            "Flickr8k, set DATASET=flickr8k too; if it is your own, DATASET=folder."
         )
     draw_sample(folder)
 
@@ -455,7 +414,7 @@ def _missing_archives(folder: Path) -> list[str]:
 def _read(settings: Settings, folder: Path) -> Dataset:
     oddities, splits = [], None
     if settings.dataset == "folder":
-        captions, photo_folder, there, splits = _read_own(folder, oddities)
+        captions, photo_folder, splits = _read_own(folder, oddities)
         caption_file = folder
     else:
         photo_folder = find_photo_folder(folder)
@@ -467,11 +426,10 @@ def _read(settings: Settings, folder: Path) -> Dataset:
             )
         captions, bad = read_captions(caption_file)
         oddities += bad
-        there = photos_in(photo_folder)
-    captions = _usable_captions(captions, caption_file, photo_folder, there, oddities)
+    captions = _usable_captions(captions, caption_file, photo_folder, oddities)
     photos = set(captions["photo"])
-    found = {"photographs": len(photos), "captions": len(captions)}
     split_files = {split: find_file(folder, SPLIT_FILES[split]) for split in SPLITS}
+    found = {"photographs": len(photos), "captions": len(captions)}
     if splits is not None:
         splits = {split: [name for name in splits[split] if name in photos] for split in SPLITS}
         split_source = "Karpathy's split, which comes with the captions."
@@ -479,7 +437,10 @@ def _read(settings: Settings, folder: Path) -> Dataset:
         splits, split_source = _splits_from_files(split_files, photos, oddities)
         found |= {f"{split} photographs": len(names) for split, names in splits.items()}
     else:
-        splits = _seeded_splits(photos, settings.seed)
+        names, eighth = sorted(photos), round(len(photos) / 8)  # 6 : 1 : 1, as the official split
+        random.Random(settings.seed).shuffle(names)
+        splits = {"train": names[2 * eighth :], "dev": names[:eighth]}
+        splits["test"] = names[eighth : 2 * eighth]
         split_source = (
             f"A split in 6 : 1 : 1, drawn with seed {settings.seed}, since there are no split "
             "files: scores on it don't compare with published ones."
@@ -496,31 +457,24 @@ def _read(settings: Settings, folder: Path) -> Dataset:
     return dataset._with_splits(splits)
 
 
-def _read_own(
-    folder: Path, oddities: list[str]
-) -> tuple[pd.DataFrame, Path, set[str], dict[str, list[str]] | None]:
-    """Captions, folder, names of photographs and, if the file has them, splits of one's own."""
+def _read_own(folder: Path, oddities: list[str]) -> tuple[pd.DataFrame, Path, dict | None]:
+    """Captions, folder of the photographs, and splits if the file has them, of one's own data."""
     places = list(_with_subfolders(folder))
-    files = [place / name for place in places[:1] for name in _entries(place, os.DirEntry.is_file)]
-    texts = [file for file in files if file.suffix.lower() in (".csv", ".json")]
-    if len(texts) != 1:
+    names = _entries(folder, os.DirEntry.is_file) if places else []
+    names = [name for name in names if name.lower().endswith((".csv", ".json"))]
+    if len(names) != 1:
         raise DatasetError(
-            f"{folder} holds {len(texts)} CSV or JSON files ({_some([f.name for f in texts])}); "
-            "expected one: captions.csv with the columns image and caption, or Karpathy's JSON "
-            "file, beside the photographs or their folder."
+            f"{folder} holds {len(names)} CSV or JSON files ({_some(names)}); expected one, with "
+            "the columns image and caption or in Karpathy's form, beside the photographs."
         )
-    if texts[0].suffix.lower() == ".csv":
-        captions, bad = read_captions(texts[0])
+    if names[0].lower().endswith(".csv"):
+        (captions, bad), splits = read_captions(folder / names[0]), None
         oddities += bad
-        splits = None
     else:
-        captions, splits = _read_karpathy(texts[0])
-    photo_folder = max(places, key=lambda place: len(photos_in(place)))
-    if captions["photo"].str.contains("/").any():  # names with their folder, as COCO's
-        photo_folder = folder
-    safe = [name for name in set(captions["photo"]) if ".." not in PurePosixPath(name).parts]
-    there = {name for name in safe if name[0] != "/" and (photo_folder / name).is_file()}
-    return captions, photo_folder, there | photos_in(photo_folder), splits
+        captions, splits = _read_karpathy(folder / names[0])
+    if captions["photo"].str.contains("/").any():  # names with their folders, as COCO's
+        return captions, folder, splits
+    return captions, max(places, key=lambda place: len(photos_in(place))), splits
 
 
 def _read_karpathy(file: Path) -> tuple[pd.DataFrame, dict[str, list[str]]]:
@@ -536,14 +490,19 @@ def _read_karpathy(file: Path) -> tuple[pd.DataFrame, dict[str, list[str]]]:
         raise DatasetError(
             f"{file} is not Karpathy's form of a data set ({type(error).__name__}: {error})."
         ) from error
-    return pd.DataFrame(rows, columns=["line", "photo", "number", "caption"]), splits
+    return pd.DataFrame(rows, columns=_COLUMNS), splits
 
 
 def _usable_captions(
-    captions: pd.DataFrame, file: Path, photo_folder: Path, there: set[str], oddities: list[str]
+    captions: pd.DataFrame, file: Path, photo_folder: Path, oddities: list[str]
 ) -> pd.DataFrame:
     """Captions whose photograph is there; adds to `oddities` what doesn't fit together."""
+    there = photos_in(photo_folder)
     first_lines = captions.groupby("photo")["line"].min().to_dict()
+    for name in (name for name in first_lines if "/" in name):  # in a folder of its own
+        path = (photo_folder / name).resolve()
+        if path.is_relative_to(photo_folder.resolve()) and path.is_file():
+            there.add(name)
     if lost := {photo: line for photo, line in first_lines.items() if photo not in there}:
         named = _some([f"{photo} (line {line})" for photo, line in lost.items()])
         if len(lost) > MOST_MISSING * len(first_lines):
@@ -552,24 +511,17 @@ def _usable_captions(
                 cause = "Some are there in other letters, such as .JPG for .jpg: rename them"
             raise DatasetError(
                 f"{file} names {len(first_lines):,} photographs, and {len(lost):,} of them are not "
-                f"in {photo_folder}, more than {MOST_MISSING:.0%}: {named}. {cause}."
+                f"in {photo_folder}: {named}. {cause}."
             )
-        oddities.append(
-            f"{file.name} names {len(lost):,} without a photograph in {photo_folder.name}: "
-            f"{named}; the captions are skipped."
-        )
+        oddities.append(f"{file.name} names {len(lost):,} without a photograph: {named}; skipped.")
         captions = captions[captions["photo"].isin(there)]
     if uncaptioned := sorted(there - first_lines.keys()):
-        oddities.append(
-            f"{photo_folder.name} holds {len(uncaptioned):,} without a caption: "
-            f"{_some(uncaptioned)}; skipped."
-        )
+        named = f"{len(uncaptioned):,} without a caption: {_some(uncaptioned)}"
+        oddities.append(f"{photo_folder.name} holds {named}; skipped.")
     counts = captions["photo"].value_counts()
     if short := sorted(counts.index[counts < CAPTIONS_PER_PHOTO]):
-        oddities.append(
-            f"{len(short):,} photographs have fewer than {CAPTIONS_PER_PHOTO} captions: "
-            f"{_some(short)}."
-        )
+        fewer = f"fewer than {CAPTIONS_PER_PHOTO} captions"
+        oddities.append(f"{len(short):,} photographs have {fewer}: {_some(short)}.")
     return captions.sort_values(["photo", "number"])[["photo", "number", "caption"]]
 
 
@@ -589,30 +541,16 @@ def _splits_from_files(
         if shared := [name for name in lines if name in place_of]:
             named = [f"line {lines[name]}: {name} ({place_of[name]})" for name in shared]
             raise DatasetError(
-                f"{file} names {len(shared):,} that are in another split too, {_some(named)}. A "
-                "photograph in two splits would be tested on what it taught; fetch the split files "
-                "again."
+                f"{file} names {len(shared):,} that are in another split too, {_some(named)}, and "
+                "would be tested on what they taught. Fetch the split files again."
             )
         place_of |= {name: f"{file.name}, line {line}" for name, line in lines.items()}
         splits[split] = [name for name in lines if name in usable]
         if unusable := [f"{name} (line {lines[name]})" for name in lines if name not in usable]:
-            oddities.append(
-                f"{file.name} names {len(unusable):,} without photograph or caption: "
-                f"{_some(unusable)}; skipped."
-            )
+            named = f"{len(unusable):,} without photograph or caption: {_some(unusable)}"
+            oddities.append(f"{file.name} names {named}; skipped.")
     names = [file.name for file in split_files.values()]
     return splits, f"The split that comes with the data set, from {', '.join(names)}."
-
-
-def _seeded_splits(photos: Iterable[str], seed: int) -> dict[str, list[str]]:
-    shuffled = sorted(photos)
-    random.Random(seed).shuffle(shuffled)
-    eighth = round(len(shuffled) / 8)  # 6 : 1 : 1, as the official split
-    return {
-        "train": shuffled[2 * eighth :],
-        "dev": shuffled[:eighth],
-        "test": shuffled[eighth : 2 * eighth],
-    }
 
 
 def _some(names: list[str], most: int = 5) -> str:

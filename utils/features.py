@@ -1,6 +1,15 @@
-"""Features: every photograph goes through the encoder once, and the result is kept on disk."""
+"""Features: every photograph goes through the encoder once, and the result is kept on disk.
 
+A finished extraction is an array (`pooled.npy`) and a manifest (`pooled.json`) that tells what made
+it. An unfinished one is a hidden folder: the whole array, to be filled, and a record of each chunk
+of photographs that is. So a kill costs one chunk, and several processes can take turns.
+"""
+
+import hashlib
+import io
+import math
 import os
+import shutil
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -8,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from tqdm import tqdm
@@ -21,32 +30,39 @@ from utils.machinery.errors import (
     StaleArtefactError,
     UnreadablePhotographError,
 )
-from utils.machinery.files import content_hash, full_disk_reported, quick_hash
+from utils.machinery.files import (
+    content_hash,
+    full_disk_reported,
+    invalid,
+    quick_hash,
+    read_json,
+    require,
+    write_json,
+)
 from utils.machinery.lock import only_one_in
-from utils.machinery.manifests import DTYPES, MADE_BY, FeatureFiles, Progress
 from utils.photographs import load_pixels
 
 if TYPE_CHECKING:  # importing Keras takes seconds, which reading finished features needn't cost
     from utils.dataset import Dataset
     from utils.encoder import Encoder
 
+MADE_BY = "notebook 03"
+FORMAT = 2  # of the manifest
+# Of a whole grid there are 49 to 200 times as many numbers to store as of its mean.
+DTYPES = {"pooled": "float32", "spatial": "float16", "middle": "float16"}
 _READ_AHEAD = 3  # batches that are decoded before the CNN asks for them: this bounds the memory
-_SAVE_EVERY = 8  # batches between two progress records: what a kill can cost
+_CHUNK = 8  # batches: what a kill can cost
 _MOST_UNREADABLE = 0.05  # of all photographs; more means a broken copy, not a few broken files
+_HASHED_WHOLE = 128 << 20  # bytes of an array up to which all of it is hashed at every load
+_HASHED_OF_ROW = 2048  # numbers at the beginning of each row that are hashed of a larger one
 
 
 class Rows:
-    """Chosen rows of a memory-mapped array, read only when they are asked for.
-
-    Is indexed along its first axis as the array of these rows would be, by an index, a slice, or an
-    array of indices or of truth values.
-    """
+    """Chosen rows of a memory-mapped array, read only when they are indexed, as the array is."""
 
     def __init__(self, array: np.ndarray, rows: np.ndarray):
-        self._array = array
-        self._rows = rows
-        self.shape = (len(rows), *array.shape[1:])
-        self.dtype = array.dtype
+        self._array, self._rows = array, rows
+        self.shape, self.dtype = (len(rows), *array.shape[1:]), array.dtype
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -60,30 +76,30 @@ class Rows:
 
 @dataclass(frozen=True)
 class Features:
-    """Features of photographs, row by row, with the manifest that says what made them."""
+    """Features of photographs, with the manifest that tells what made them."""
 
     array: np.ndarray  # memory-mapped: (n, width) float32 or (n, grid, grid, width) float16
     manifest: dict[str, Any]
     reused: bool = True  # False if they were computed just now
 
     @property
-    def photos(self) -> list[str]:
-        """File names in the order of the rows."""
-        return self.manifest["photos"]
-
-    @property
     def unreadable(self) -> dict[str, str]:
-        """File names of photographs that have no row, and why."""
+        """File names of photographs that have no features, and why; their rows are zero."""
         return self.manifest["unreadable"]
 
-    def rows(self, photos: Sequence[str]) -> np.ndarray:
-        """Looks up the rows of `photos`: (len(photos),) int64.
+    @cached_property
+    def photos(self) -> list[str]:
+        """File names of the photographs that have features, in the order of the rows."""
+        return [photo for photo in self.manifest["photos"] if photo not in self.unreadable]
 
-        Raises:
-            StaleArtefactError: a photograph has no row; the message says whether it was unreadable.
-        """
-        missing = [photo for photo in photos if photo not in self._row_of]
-        if missing:
+    @cached_property
+    def _row_of(self) -> dict[str, int]:
+        rows = {photo: row for row, photo in enumerate(self.manifest["photos"])}
+        return {photo: rows[photo] for photo in self.photos}
+
+    def rows(self, photos: Sequence[str]) -> np.ndarray:
+        """Looks up the rows of `photos`, int64; `StaleArtefactError` names one without features."""
+        if missing := [photo for photo in photos if photo not in self._row_of]:
             reason = self.unreadable.get(missing[0], "it was not in the data set then")
             raise StaleArtefactError(
                 f"{len(missing)} of {len(photos)} photographs have no features, first "
@@ -97,20 +113,18 @@ class Features:
 
         Args:
             photos: file names.
-            kind: "pooled", `(n, width)` float32, which spatial features are averaged for;
-                "spatial", `(n, grid, grid, width)` float16; None takes them as they are.
+            kind: "pooled", `(n, width)` float32, the mean of spatial features; "spatial",
+                `(n, grid, grid, width)` float16; None takes them as they are.
 
         Raises:
-            StaleArtefactError: a photograph has no row, or spatial features are asked of pooled
-                ones.
+            StaleArtefactError: a photograph has no features, or they are of another kind.
         """
         rows = self.rows(photos)
         if kind in (None, self.manifest["kind"]):
             return self.array[rows]
         if kind != "pooled":
             raise StaleArtefactError(
-                f"The features are {self.manifest['kind']}, and {kind} ones are asked for. Run "
-                f"{MADE_BY} again with this version of the project."
+                f"The features are {self.manifest['kind']}, not {kind}. Run {MADE_BY} again."
             )
         pooled = np.empty((len(rows), self.array.shape[-1]), np.float32)
         for start in range(0, len(rows), 256):  # all regions as floats would fill the memory
@@ -127,10 +141,6 @@ class Features:
             return Rows(self.array, self.rows(photos))
         return self.of(photos, kind)
 
-    @cached_property
-    def _row_of(self) -> dict[str, int]:
-        return {photo: row for row, photo in enumerate(self.photos)}
-
 
 def extract_features(
     encoder: "Encoder",
@@ -142,13 +152,12 @@ def extract_features(
 ) -> Features:
     """Computes the features of all photographs, training split first, or takes the finished ones.
 
-    Threads decode photographs while the CNN is at work. Rows are appended to a file, so memory does
-    not grow with the data set, and a run that was killed goes on after its last progress record. Of
-    several processes each takes a part of the photographs; see `utils.machinery.devices`.
+    Threads decode photographs while the CNN is at work. Rows go straight to disk, so memory does
+    not grow with the data set, and a run that was killed goes on after its last finished chunk. Of
+    several processes each takes some chunks; see `utils.machinery.devices`.
 
     Args:
-        folder: where the files go: `pooled.npy`, `spatial.npy` or `pooled_mirrored.npy`, each with
-            its manifest.
+        folder: gets `pooled.npy`, `spatial.npy` or `pooled_mirrored.npy`, each with its manifest.
         kind: "pooled", (n, width) float32; "spatial", (n, grid, grid, width) float16; or "middle",
             float16, what the blocks that can be fine-tuned are given.
         batch_size: photographs that go through the CNN at once.
@@ -159,10 +168,9 @@ def extract_features(
         DatasetError: there are no photographs, or more than 5 % of them are damaged.
         UnreadablePhotographError: one can't be read for now; what is done so far is kept.
         EncoderError: the CNN gives numbers that are not finite, or only zeros.
-        FolderInUseError: another process extracts into `folder`.
-        DiskFullError: there is no room for them; what is done so far is kept.
+        FolderInUseError, DiskFullError: as their names say; what is done so far is kept.
     """
-    files = FeatureFiles(folder, kind, mirrored)
+    files = _Files(folder, kind, mirrored)
     splits = ["train"] if mirrored else ["train", "dev", "test"]
     photos = [photo for split in splits for photo in dataset.splits[split]]
     if not photos:
@@ -173,25 +181,19 @@ def extract_features(
         files.refuse_stale(made_from)
         return load_features(folder, kind, encoder.name, mirrored)
 
-    with only_one_in(folder, f"extracting {kind} features"), full_disk_reported(files.partial):
-        process, count = processes()
-        bounds = _bounds(len(photos), batch_size, count)
-        parts = [files.part(*part) for part in bounds] if count > 1 else [files]
-        own = parts[process]
+    chunks = [
+        photos[i : i + _CHUNK * batch_size] for i in range(0, len(photos), _CHUNK * batch_size)
+    ]
+    with only_one_in(folder, f"extracting {kind} features"), full_disk_reported(files.array):
         keep_memory()
-        progress = own.resume(made_from)
-        with own.partial.open("r+b") as output:
-            output.seek(progress.end)
-            _append_rows(
-                output, progress, own, encoder, dataset, photos[slice(*bounds[process])], batch_size
-            )
+        work = files.begin(made_from, batch_size)
+        wait()
+        process, count = processes()
+        own = {number: chunks[number] for number in range(process, len(chunks), count)}
+        _extract(work, own, encoder, dataset, made_from, batch_size)
         wait()
         if is_first():
-            if count > 1:
-                progress = files.join(parts)
-                _refuse_too_many(progress)
-            files.finish(progress, photos)
-            files.remove_parts()
+            files.finish(work, made_from, photos, len(chunks))
         wait()
     return replace(load_features(folder, kind, encoder.name, mirrored), reused=False)
 
@@ -201,15 +203,13 @@ def load_features(
 ) -> Features:
     """Opens finished features without reading them into memory.
 
-    Args:
-        folder, kind, mirrored: as for `extract_features`.
-        encoder: name of the encoder that they must come from; None takes any.
+    Arguments are as for `extract_features`, and the name of the encoder that they must come from.
 
     Raises:
         MissingStageError: they are not there yet.
-        StaleArtefactError: they come from another encoder, or array and manifest disagree.
+        StaleArtefactError: they come from another encoder, or were changed since.
     """
-    files = FeatureFiles(folder, kind, mirrored)
+    files = _Files(folder, kind, mirrored)
     manifest = files.read_manifest()
     if encoder is not None and manifest["encoder"] != encoder:
         raise StaleArtefactError(
@@ -249,46 +249,158 @@ def _made_from(
     }
 
 
-def _bounds(photographs: int, batch_size: int, processes: int) -> list[tuple[int, int]]:
-    """First and last photograph of every process: whole batches, the same as one process makes."""
-    batches = -(-photographs // batch_size)
-    starts = [batch_size * (batches * number // processes) for number in range(processes)]
-    return list(zip(starts, [*starts[1:], photographs], strict=True))
+class _Files:
+    """Where one extraction lies, and the steps from nothing to a finished array."""
+
+    def __init__(self, folder: Path | str, kind: str, mirrored: bool):
+        if kind not in DTYPES:
+            raise ValueError(f"kind is {kind!r}; expected one of {', '.join(DTYPES)}.")
+        stem = f"{kind}_mirrored" if mirrored else kind
+        self.array, self.manifest = Path(folder, f"{stem}.npy"), Path(folder, f"{stem}.json")
+        self.remedy = f"Delete {self.array.name} and {self.manifest.name} and run {MADE_BY} again"
+
+    @property
+    def finished(self) -> bool:
+        return self.array.exists() and self.manifest.exists()
+
+    def stale(self, finding: str, way_back: str = "") -> StaleArtefactError:
+        return invalid(self.array, finding, f"{self.remedy}{way_back}.")
+
+    def read_manifest(self) -> dict[str, Any]:
+        fields = dict.fromkeys(("kind", "encoder", "weights", "weights_hash", "dtype"), str)
+        fields |= {"photos": list, "shape": list, "unreadable": dict, "array_hash": str}
+        fields = {"format": FORMAT, **fields, "image_size": int, "photographs": int}
+        manifest = read_json(require(self.manifest, MADE_BY), f"{self.remedy}.", fields)
+        if manifest.get("hash") != _manifest_hash(manifest):
+            raise self.stale(f"{self.manifest.name} was changed since {MADE_BY} wrote it")
+        return manifest
+
+    def open(self, manifest: dict[str, Any]) -> np.ndarray:
+        require(self.array, MADE_BY)
+        try:
+            array = np.load(self.array, mmap_mode="r", allow_pickle=False)
+        except (ValueError, EOFError, OSError) as error:
+            raise self.stale(f"it is no whole array ({error})") from error
+        found, expected = [*array.shape, str(array.dtype)], [*manifest["shape"], manifest["dtype"]]
+        if found != expected:
+            raise self.stale(f"it has the shape {found}, its manifest says {expected}")
+        if _array_hash(array) != manifest["array_hash"]:
+            raise self.stale(f"it was changed since {MADE_BY} wrote it")
+        return array
+
+    def refuse_stale(self, made_from: dict[str, Any]) -> None:
+        """Raises `StaleArtefactError` if the finished array was made from something else."""
+        manifest = self.read_manifest()
+        differing = [name for name, value in made_from.items() if manifest.get(name) != value]
+        if not set(differing) - {"weights"}:  # the same weights may lie in a file of another name
+            return
+        way_back = ", or go back to the settings that it was made with"
+        if manifest["weights"].startswith("untrained"):  # without a network, which is there now
+            way_back = ", or set WEIGHTS=none to go on with the untrained encoder"
+        holds, asked = (
+            "features of {photographs} photographs ({photographs_hash:.8}) by {encoder} at "
+            "{image_size} pixels with the weights {weights!r} ({weights_hash:.8})".format(**one)
+            for one in (manifest, made_from)
+        )
+        differing = ", ".join(differing)
+        raise self.stale(f"it holds {holds}; asked for are {asked}: other {differing}", way_back)
+
+    def begin(self, made_from: dict[str, Any], batch_size: int) -> Path:
+        """The hidden folder of what is done so far; one of something else is removed."""
+        identity = content_hash([made_from | {"weights": None}, batch_size])[:8]
+        work = self.array.with_name(f".{self.array.stem}-{identity}")
+        dtype, header = np.dtype(made_from["dtype"]), io.BytesIO()
+        shape = (made_from["photographs"], *made_from["row_shape"])
+        description = {"descr": dtype.str, "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(header, description)
+        rows, size = work / "rows.npy", header.tell() + dtype.itemsize * math.prod(shape)
+        if is_first():
+            for other in self.array.parent.glob(f".{self.array.stem}-*"):
+                if other != work or not rows.exists() or rows.stat().st_size != size:
+                    shutil.rmtree(other)
+            if not rows.exists():
+                work.mkdir(parents=True)
+                with rows.open("wb") as output:
+                    output.write(header.getvalue())
+                    output.truncate(size)
+        return work
+
+    def finish(self, work: Path, made_from: dict[str, Any], photos: list[str], chunks: int) -> None:
+        records = [read_json(work / f"{number}.json") for number in range(chunks)]
+        unreadable = {name: text for one in records for name, text in one["unreadable"].items()}
+        _refuse_too_many(unreadable, len(photos))
+        array = np.load(work / "rows.npy", mmap_mode="r")
+        manifest = {
+            "format": FORMAT,
+            **made_from,
+            "shape": list(array.shape),
+            "photos": photos,
+            "unreadable": unreadable,
+            "array_hash": _array_hash(array),
+            "seconds": round(sum(one["seconds"] for one in records), 1),
+        }
+        write_json(self.manifest, manifest | {"hash": _manifest_hash(manifest)})
+        (work / "rows.npy").replace(self.array)  # last: without it the manifest counts nothing
+        shutil.rmtree(work)
 
 
-def _append_rows(
-    output: BinaryIO,
-    progress: Progress,
-    files: FeatureFiles,
+def _array_hash(array: np.ndarray) -> str:
+    """Hash of all of a small array, of a large one the beginning of each row.
+
+    So a row that was cleared, doubled or exchanged is noticed, and opening 2 GB takes no seconds.
+    """
+    rows = array.reshape(len(array), -1)
+    if array.nbytes > _HASHED_WHOLE:
+        rows = rows[:, :_HASHED_OF_ROW]
+    digest = hashlib.sha256()
+    for start in range(0, len(rows), 256):
+        digest.update(np.ascontiguousarray(rows[start : start + 256]))
+    return digest.hexdigest()
+
+
+def _manifest_hash(manifest: dict[str, Any]) -> str:
+    return content_hash({name: manifest[name] for name in manifest.keys() - {"seconds", "hash"}})
+
+
+def _extract(
+    work: Path,
+    chunks: dict[int, list[str]],
     encoder: "Encoder",
     dataset: "Dataset",
-    photos: list[str],
+    made_from: dict[str, Any],
     batch_size: int,
 ) -> None:
-    paths = [dataset.photo_path(photo) for photo in photos[progress.done :]]
+    """Fills in the rows of these chunks, by their numbers, less those that have a record."""
+    todo = {n: photos for n, photos in chunks.items() if not (work / f"{n}.json").exists()}
+    paths = [dataset.photo_path(photo) for photos in todo.values() for photo in photos]
     batches = _read_ahead(paths, encoder.image_size, batch_size)
-    bar = tqdm(total=len(photos), initial=progress.done, desc=encoder.name, unit="photo")
-    with bar:
-        clock = time.monotonic()
-        for number, batch in enumerate(batches, 1):
-            readable = []
-            for photo, pixels in zip(photos[progress.done :], batch, strict=False):
-                if isinstance(pixels, UnreadablePhotographError):
-                    raise pixels  # it may be readable the next time, so it is not recorded
-                if isinstance(pixels, PhotographError):
-                    progress.unreadable[photo] = str(pixels)
-                else:
-                    readable.append(pixels)
-            _refuse_too_many(progress)
-            if readable:
-                output.write(_rows(np.stack(readable), encoder, progress.made_from, batch_size))
-            progress.done += len(batch)
-            progress.seconds += time.monotonic() - clock
-            clock = time.monotonic()
-            bar.update(len(batch))
-            if number % _SAVE_EVERY == 0:
-                files.save_progress(output, progress)
-    files.save_progress(output, progress)
+    total, damaged = sum(map(len, chunks.values())), {}
+    first_row = np.load(work / "rows.npy", mmap_mode="r").offset
+    bar = tqdm(total=total, initial=total - len(paths), desc=encoder.name, unit="photo")
+    with bar, (work / "rows.npy").open("r+b") as output:
+        for number, photos in todo.items():
+            clock, unreadable = time.monotonic(), {}
+            for start in range(0, len(photos), batch_size):
+                names, readable = photos[start : start + batch_size], {}
+                for index, pixels in enumerate(next(batches)):
+                    if isinstance(pixels, UnreadablePhotographError):
+                        raise pixels  # it may be readable the next time, so it is not recorded
+                    if isinstance(pixels, PhotographError):
+                        unreadable[names[index]] = str(pixels)
+                    else:
+                        readable[number * _CHUNK * batch_size + start + index] = pixels
+                _refuse_too_many(damaged | unreadable, made_from["photographs"])
+                if readable:
+                    rows = _rows(np.stack([*readable.values()]), encoder, made_from, batch_size)
+                    for place, row in zip(readable, rows, strict=True):
+                        output.seek(first_row + place * row.nbytes)
+                        output.write(row)
+                bar.update(len(names))
+            output.flush()
+            os.fsync(output.fileno())  # first, so that the record never promises what is not there
+            damaged |= unreadable
+            seconds = time.monotonic() - clock
+            write_json(work / f"{number}.json", {"unreadable": unreadable, "seconds": seconds})
 
 
 def _read_ahead(
@@ -328,17 +440,16 @@ def _rows(
     if not (np.isfinite(rows).all() and rows.reshape(len(rows), -1).any(axis=1).all()):
         raise EncoderError(
             f"{encoder.name} gives features that are all zero, or no finite {made_from['dtype']} "
-            f"numbers (the largest is {np.abs(features).max():.4g}). Check its weights; those of "
-            'an untrained encoder may be too large for float16, then take kind="pooled".'
+            f"numbers (the largest is {np.abs(features).max():.4g}). Check its weights; for those "
+            'of an untrained encoder, take kind="pooled".'
         )
     return rows
 
 
-def _refuse_too_many(progress: Progress) -> None:
-    unreadable, photographs = progress.unreadable, progress.made_from["photographs"]
+def _refuse_too_many(unreadable: dict[str, str], photographs: int) -> None:
     if len(unreadable) > _MOST_UNREADABLE * photographs:
         raise DatasetError(
-            f"{len(unreadable)} of {photographs} photographs can't be read, more than "
-            f"{_MOST_UNREADABLE:.0%}; that looks like a broken copy of the data set. Copy or "
-            f"download it again. The first ones: {' '.join(list(unreadable.values())[:3])}"
+            f"{len(unreadable)} of {photographs} photographs can't be read, as in a broken copy of "
+            "the data set. Copy or download it again. The first ones: "
+            f"{' '.join(list(unreadable.values())[:3])}"
         )

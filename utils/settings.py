@@ -17,6 +17,7 @@ PROJECT = Path(__file__).resolve().parents[1]
 DATASETS = ("sample", "flickr8k", "folder")
 ENCODERS = ("xception", "mobilenet_v2", "vgg16", "resnet50", "inception_v3", "efficientnet_v2_b0")
 DECODERS = ("merge", "inject", "attention")
+WEIGHTS = ("imagenet", "none")  # or a file
 BACKENDS = ("tensorflow", "jax", "torch")
 
 
@@ -57,8 +58,7 @@ class Settings:
                 )
         if self.limit is not None and self.limit < 12:
             raise SettingsError(
-                f"LIMIT is {self.limit}; expected 12 photographs or more, so that every split "
-                "keeps some, or nothing for all of them."
+                f"LIMIT is {self.limit}; expected 12 or more, so that every split keeps some."
             )
         if self.dataset == "folder" and self.data is None:
             raise SettingsError("DATASET is 'folder'; expected DATA too, the path of that folder.")
@@ -91,14 +91,23 @@ class Settings:
         environ = os.environ if environ is None else environ
         chosen = {}
         for name, setting in cls.__dataclass_fields__.items():
-            if text := environ.get(name.upper(), "").strip():
-                if name in ("data", "runs"):
-                    chosen[name] = _project_path(name.upper(), text)
-                elif setting.type in (int, int | None):
-                    chosen[name] = _whole_number(name.upper(), text)
-                elif name != "weights":
-                    chosen[name] = text.lower()
-        settings = cls(**chosen, weights=weights_from_environment(environ))
+            text = environ.get(name.upper(), "").strip()
+            if not text:
+                continue
+            if setting.type in (int, int | None):
+                chosen[name] = _whole_number(name.upper(), text)
+            elif name in ("data", "runs") or (name == "weights" and text.lower() not in WEIGHTS):
+                chosen[name] = _project_path(name.upper(), text)
+            else:
+                chosen[name] = text.lower()
+        if not isinstance(weights := chosen.get("weights", ""), str):
+            if not weights.is_file():
+                raise SettingsError(
+                    f"WEIGHTS is {weights}, which is not a file. Expected imagenet, none, or the "
+                    "path of a weights file."
+                )
+            chosen["weights"] = str(weights)
+        settings = cls(**chosen)
         existing = next(path for path in (settings.runs, *settings.runs.parents) if path.exists())
         if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
             raise SettingsError(
@@ -156,24 +165,6 @@ class Settings:
     completed_file = _in_run("notebooks/completed.json")
     timings_file = _in_run("timings.json")
     report_file = _in_run("report.pdf")
-
-
-def weights_from_environment(environ: Mapping[str, str] | None = None) -> str:
-    """Reads WEIGHTS alone: "imagenet", "none" or the path of an existing file.
-
-    Raises:
-        SettingsError: it is none of them.
-    """
-    text = (os.environ if environ is None else environ).get("WEIGHTS", "").strip()
-    if text.lower() in ("", "imagenet", "none"):
-        return text.lower() or Settings.weights
-    path = _project_path("WEIGHTS", text)
-    if not path.is_file():
-        raise SettingsError(
-            f"WEIGHTS is {text!r}, and {path} is not a file. Expected imagenet, none, or the path "
-            "of a weights file."
-        )
-    return str(path)
 
 
 def short_path(path: Path) -> Path:

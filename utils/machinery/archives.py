@@ -4,7 +4,6 @@ The download is our own since `pooch`, the usual library, neither resumes nor bo
 and unpacks.
 """
 
-import errno
 import glob
 import os
 import re
@@ -22,7 +21,7 @@ from urllib.request import Request, urlopen
 from tqdm import tqdm
 
 from utils.machinery.errors import CaptionProjectError, DownloadError
-from utils.machinery.files import file_hash, read_json, write_json
+from utils.machinery.files import read_json, write_json
 
 ATTEMPTS = 4  # in a row without a new byte; a slow but moving download is never given up
 PAUSE = 1.0  # seconds before the second attempt, doubled before each later one
@@ -36,53 +35,49 @@ class _Interrupted(Exception):
     """The network failed in a way that another attempt may mend."""
 
 
-def download(
-    url: str, target: Path | str, *, sha256: str | None = None, size: int | None = None
-) -> Path:
+def download(url: str, target: Path | str) -> Path:
     """Fetches `url` into the file `target` and returns it; an interrupted download goes on later.
 
     The bytes gather in `target.part`. They are continued only if the server still has the same file
     (RFC 9110: Range with If-Range) and has told its length, else fetched again, and become `target`
-    in one step once length and content are right. A whole `target` is returned without a request.
+    in one step once they are whole. A whole `target` is returned without a request.
 
     Args:
         url: an http or https address without a password.
         target: file to make; a name that ends in .zip must turn out to be a zip archive.
-        sha256: expected checksum, 64 hexadecimal digits, if known.
-        size: expected length in bytes, if known.
 
     Raises:
-        DownloadError: no network, no such address, wrong content, more than 8 GiB, or no room on
-            the disk. What has come so far is kept unless its content is wrong; an older `target`
-            stays as it was.
+        DownloadError: no network, no such address, wrong content, more than 8 GiB, or no room. What
+            has come so far is kept unless its content is wrong; an older `target` stays as it was.
     """
     target = Path(target)
     is_zip = target.suffix.lower() == ".zip"
-    if target.is_file() and _problem(target, is_zip, sha256, size) is None:
+    if target.is_file() and (zipfile.is_zipfile(target) or not is_zip):
         return target
     _require_address(url)
     part = target.with_name(f"{target.name}.part")
     memo_file = target.with_name(f"{target.name}.part.json")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        _fetch_with_patience(url, part, memo_file, size)
-        if problem := _problem(part, is_zip, sha256, size):
+        _fetch_with_patience(url, part, memo_file)
+        with part.open("rb") as whole:
+            begins = whole.read(40)
+            os.fsync(whole.fileno())
+        if is_zip and not zipfile.is_zipfile(part):
             part.unlink()
             memo_file.unlink()
             raise DownloadError(
-                f"What {url} sent is not the file that was asked for: {problem}. "
-                "Open the address in a browser to see what is there now."
+                f"What {url} sent is no whole zip archive, it begins with {begins!r}. Open the "
+                "address in a browser to see what is there now."
             )
-        with part.open("rb") as whole:
-            os.fsync(whole.fileno())
         part.replace(target)
         memo_file.unlink()
     except DownloadError:
         raise
     except OSError as error:
         raise DownloadError(
-            f"{target} can't be written: {error.strerror or error}. The {_length(part):,} bytes "
-            f"that came so far are kept in {part.name}; make room and run this again."
+            f"{target} can't be written: {error.strerror or error}. What came so far is kept in "
+            f"{part.name}; make room and run this again."
         ) from error
     return target
 
@@ -90,35 +85,36 @@ def download(
 def _require_address(url: str) -> None:
     try:
         address = urlsplit(url)
+        if "@" in address.netloc:  # and it is not repeated here
+            raise DownloadError(
+                f"The address at {address.hostname} has a user name or password in it, which is "
+                "not supported. Fetch the file with another program and place it by hand."
+            )
+        if address.scheme in ("http", "https"):
+            return
     except ValueError:
-        address = urlsplit("")
-    if "@" in address.netloc:  # and it is not repeated here
-        raise DownloadError(
-            f"The address at {address.hostname} has a user name or password in it, which is not "
-            "supported. Fetch the file with another program and place it by hand."
-        )
-    if address.scheme not in ("http", "https"):
-        raise DownloadError(f"{url!r} is not an address to download from; expected https://…")
+        url = "it"
+    raise DownloadError(f"{url!r} is not an address to download from; expected https://…")
 
 
-def _fetch_with_patience(url: str, part: Path, memo_file: Path, size: int | None) -> None:
+def _fetch_with_patience(url: str, part: Path, memo_file: Path) -> None:
     failures, longest = 0, _length(part)
     while True:
         try:
-            return _fetch(url, part, memo_file, size)
+            return _fetch(url, part, memo_file)
         except _Interrupted as interruption:
             failures = 1 if _length(part) > longest else failures + 1
             longest = max(longest, _length(part))
             if failures == ATTEMPTS:
                 raise DownloadError(
                     f"{url} could not be downloaded: {interruption} ({ATTEMPTS} attempts in a "
-                    f"row). {_length(part):,} bytes have come so far. Check the network and run "
-                    "this again: it goes on where it stopped."
+                    f"row). {longest:,} bytes have come so far. Check the network and run this "
+                    "again: it goes on where it stopped."
                 ) from interruption
             time.sleep(PAUSE * 2 ** (failures - 1))
 
 
-def _fetch(url: str, part: Path, memo_file: Path, size: int | None) -> None:
+def _fetch(url: str, part: Path, memo_file: Path) -> None:
     """Makes one request and writes what comes; returns only when the file is as long as announced.
 
     `memo_file` holds which version of the file the part belongs to: `url`, `validator` (ETag or
@@ -140,35 +136,27 @@ def _fetch(url: str, part: Path, memo_file: Path, size: int | None) -> None:
             length = memo["length"]
         else:
             offset, length = 0, response.length
-        most = LIMIT if size is None else size
-        if length is not None and (length > most or size not in (None, length)):
+        most = LIMIT if length is None else length
+        room = min(LIMIT, offset + shutil.disk_usage(part.parent).free)
+        if length is not None and length > room:
             raise DownloadError(
-                f"{url} has {length:,} bytes; expected {most:,}{'' if size else ' or fewer'}. It "
-                "is not the file that was meant."
-            )
-        free = shutil.disk_usage(part.parent).free
-        if length is not None and length - offset > free:
-            raise DownloadError(
-                f"{part.parent} has {free:,} bytes free, and {length - offset:,} are still to "
-                f"come from {url}. Make room and run this again; what has come so far is kept."
+                f"{url} has {length:,} bytes, and there is room for {room:,} in {part.parent}. "
+                "Make room and run this again; what has come so far is kept."
             )
         if offset == 0:
             # In this order, so that a kill in between never leaves old bytes with a new memo.
             part.unlink(missing_ok=True)
             write_json(memo_file, {"url": url, "validator": _validator(response), "length": length})
-        most, written = most if length is None else length, offset
-        progress = tqdm(desc=part.stem, total=length, initial=offset, unit="B", unit_scale=True)
-        with progress, part.open("ab") as file:
-            while block := _read(response):
-                if (written := written + len(block)) > most:
-                    break
-                file.write(block)
-                progress.update(len(block))
+        written = offset
+        bar = tqdm(desc=part.stem, total=length, initial=offset, unit="B", unit_scale=True)
+        with bar, part.open("ab") as file:
+            while written <= most and (block := _read(response)):
+                written += file.write(block)
+                bar.update(len(block))
     if written > most:
         part.unlink()
         raise DownloadError(
-            f"{url} sent more than {most:,} bytes, and did not end there. It is not the file that "
-            "was meant, or the server is broken; place the file by hand."
+            f"{url} sent more than {most:,} bytes, and did not end there. Place the file by hand."
         )
     if length is not None and written != length:
         raise _Interrupted(f"the connection ended at byte {written:,} of {length:,}")
@@ -184,8 +172,8 @@ def _open(url: str, headers: dict[str, str], part: Path) -> HTTPResponse:
         if error.code in TEMPORARY or error.code == 416:
             raise _Interrupted(f"the server answers {error.code} {error.reason}") from error
         raise DownloadError(
-            f"{url} could not be downloaded: the server answers {error.code} {error.reason}. The "
-            "file may have moved; get it elsewhere or place it by hand."
+            f"{url} could not be downloaded: the server answers {error.code} {error.reason}. Get "
+            "the file elsewhere and place it by hand."
         ) from error
     except (OSError, HTTPException) as error:
         raise _Interrupted(f"no connection ({getattr(error, 'reason', error)})") from error
@@ -225,27 +213,10 @@ def _length(file: Path) -> int:
     return file.stat().st_size if file.exists() else 0
 
 
-def _problem(file: Path, is_zip: bool, sha256: str | None, size: int | None) -> str | None:
-    """Tells in words what is wrong with a file, or None."""
-    if is_zip and not zipfile.is_zipfile(file):
-        with file.open("rb") as opened:
-            return f"it is no whole zip archive, it begins with {opened.read(40)!r}"
-    if size is not None and _length(file) != size:
-        return f"it has {_length(file):,} bytes, expected {size:,}"
-    if sha256 is not None and (found := file_hash(file)) != sha256.lower():
-        return f"its SHA-256 is {found}, expected {sha256}"
-    return None
-
-
 def unpack(archive: Path | str, folder: Path | str, *, limit: int = LIMIT) -> Path:
-    """Unpacks a zip archive into the new folder `folder` and returns it: all of it or nothing.
+    """Unpacks a zip archive into a new or empty folder and returns that: all of it or nothing.
 
     Leaves out what macOS adds (`__MACOSX`, `.DS_Store`).
-
-    Args:
-        archive: the zip file; it is not changed.
-        folder: must not exist yet, or be empty.
-        limit: most bytes that the content may have altogether.
 
     Raises:
         DownloadError: the archive is damaged or encrypted, holds a path that leads out of `folder`,
@@ -279,13 +250,11 @@ def unpack(archive: Path | str, folder: Path | str, *, limit: int = LIMIT) -> Pa
     except (OSError, zipfile.BadZipFile, zlib.error, RuntimeError, EOFError, ValueError) as error:
         # zipfile raises RuntimeError for a password and NotImplementedError for rare compressions
         reason = getattr(error, "strerror", None) or error
-        remedy = "If the archive is damaged, delete it and fetch it again."
+        remedy = "Make room if the disk is full; else delete the archive and fetch it again"
         if isinstance(error, DownloadError):  # found here: nobody makes such an archive by mistake
-            remedy = "Delete it and get it from a source that you trust."
-        elif getattr(error, "errno", None) == errno.ENOSPC:
-            remedy = "Make room and run this again."
+            remedy = "Delete it and get it from a source that you trust"
         raise DownloadError(
-            f"{archive} can't be unpacked: {reason}. Nothing was left in {folder}. {remedy}"
+            f"{archive} can't be unpacked: {reason}. Nothing was left in {folder}. {remedy}."
         ) from error
     finally:
         shutil.rmtree(part, ignore_errors=True)

@@ -23,7 +23,6 @@ from utils.machinery.errors import DiskFullError, MissingStageError, StaleArtefa
 from utils.settings import short_path
 
 RECORD_FILE = "stages.json"  # in a folder: the hash of each file that a notebook handed over
-_BLOCK = 1 << 20  # bytes read at once when hashing: constant memory for files of any size
 _ENDS = 4096  # bytes at both ends of a file that `quick_hash` reads
 _NEARLY_FULL = 1 << 20  # bytes: less than this free explains a write that failed without a reason
 _MOST_BYTES = 256 << 20  # of a JSON or CSV file; Flickr8k's largest has 8 MB
@@ -36,13 +35,10 @@ _ARRAY_ERRORS += (MemoryError, OverflowError)
 def atomic_path(target: Path | str, size: int = 0) -> Iterator[Path]:
     """Yields a temporary path beside `target` and moves it there only if the block succeeds.
 
-    A reader therefore sees the old file or the whole new one, also after a kill or on a full disk.
-    The temporary name ends as the target's does, since some writers choose their format by it.
-
-    Args:
-        target: file to make; its folder is made too.
-        size: bytes that it will have at most: too little room is reported before the block runs.
-            Give it for HDF5 files: the library takes the whole process down with a full disk.
+    A reader therefore sees the old file or the whole new one, also after a kill or on a full disk;
+    the temporary name ends as the target's does, since some writers choose their format by it.
+    `size` is what the file will have in bytes at most, so that too little room is reported before
+    the block runs: give it for HDF5, whose library takes the whole process down with a full disk.
 
     Raises:
         DiskFullError: there is no room for it.
@@ -73,21 +69,20 @@ def full_disk_reported(target: Path) -> Iterator[None]:
     except DiskFullError:
         raise
     except OSError as error:
-        free = shutil.disk_usage(target.parent).free if target.parent.exists() else None
+        free = shutil.disk_usage(target.parent).free if target.parent.exists() else _NEARLY_FULL
         # NumPy tells only how much it could write.
-        unexplained = error.errno is None and free is not None and free < _NEARLY_FULL
+        unexplained = error.errno is None and free < _NEARLY_FULL
         if error.errno not in (errno.ENOSPC, errno.EDQUOT) and not unexplained:
             raise
-        room = "" if free is None else f" ({free:,} bytes are free)"
         raise DiskFullError(
-            f"The disk is full: no room for {short_path(target)}{room}. What was finished before "
-            "is whole. Make room, or name a folder on another disk with RUNS=..., and run this "
-            "again: it goes on where it stopped."
+            f"The disk is full: no room for {short_path(target)} ({free:,} bytes are free). What "
+            "was finished before is whole. Make room, or name a folder on another disk with "
+            "RUNS=..., and run this again: it goes on where it stopped."
         ) from error
 
 
 def write_text(target: Path | str, text: str) -> None:
-    """Writes UTF-8 text atomically."""
+    """Writes UTF-8 text, atomically."""
     with atomic_path(target) as part:
         part.write_text(text, encoding="utf-8")
 
@@ -106,12 +101,8 @@ def invalid(source: Path | str, finding: str, remedy: str = "") -> StaleArtefact
 def read_text(source: Path | str, remedy: str = "") -> str:
     """Reads a UTF-8 file; a pipe can't hang it, and a huge file can't fill the memory.
 
-    Args:
-        source: the file.
-        remedy: what to do about an invalid file, for the message.
-
     Raises:
-        MissingStageError: there is no such file.
+        MissingStageError: there is no such file; the message ends with `remedy`, what to do.
         StaleArtefactError: it is no regular file, too large, not text, or can't be read.
     """
     source = Path(source)
@@ -145,13 +136,10 @@ def read_json(source: Path | str, remedy: str = "", fields: Mapping[str, Any] | 
 def check_fields(
     content: Any, fields: Mapping[str, Any], source: Path | str, remedy: str = ""
 ) -> dict[str, Any]:
-    """Returns `content` if it is an object with these fields, more of them allowed.
+    """Returns `content`, read from `source`, if it is an object with these fields, or more.
 
-    Args:
-        content: what was read from `source`.
-        fields: for each name a type, a function that tells whether a value is right, or the value.
-            A `bool` is no `int`, a `float` may be a whole number and must be finite.
-        source, remedy: for the message.
+    Each field has a type, a function that tells whether a value is right, or the value itself. A
+    `bool` is no `int`; a `float` may be a whole number and must be finite.
 
     Raises:
         StaleArtefactError: it is something else; the message names the field and its value.
@@ -177,12 +165,10 @@ def check_fields(
 def read_table(
     source: Path | str, columns: Mapping[str, type] | Sequence[str], remedy: str = ""
 ) -> pd.DataFrame:
-    """Reads a CSV file as `read_text` does; a cell that is empty or says "none" is text.
+    """Reads a CSV file as `read_text` does, with these columns or more.
 
-    Args:
-        source, remedy: as for `read_text`.
-        columns: that it must have, with their types (str, int, float) where they are known: without
-            one, "007" would become 7. It may have more.
+    Give their types (str, int, float) where they are known: without, "007" becomes 7. Cells that
+    are empty or say "none" are text.
 
     Raises:
         StaleArtefactError: as `read_text`, or it is no such table, or its last line is cut.
@@ -239,9 +225,7 @@ def read_arrays(source: Path | str, most_bytes: int, remedy: str) -> dict[str, n
 def record_files(made_by: str, *paths: Path) -> None:
     """Keeps the hashes of finished files in `stages.json` beside them, for `require` to compare.
 
-    Args:
-        made_by: the notebook that made them: "notebook 02_clean_captions".
-        paths: the files.
+    `made_by` is the notebook that made them: "notebook 02_clean_captions".
     """
     for folder in {path.parent for path in paths}:
         own = [path for path in paths if path.parent == folder]
@@ -290,19 +274,12 @@ def changed_files(folder: Path) -> list[str]:
 
 def file_hash(path: Path | str) -> str:
     """SHA-256 of a file's content, 64 hexadecimal digits."""
-    digest = hashlib.sha256()
     with Path(path).open("rb") as file:
-        while block := file.read(_BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def quick_hash(path: Path) -> str | None:
-    """Hash of a file's size, first and last block: enough to notice another file; None if missing.
-
-    Raises:
-        OSError: it can't be read.
-    """
+    """Hash of a file's size, first and last block, to notice another file; None if missing."""
     if not path.exists():
         return None
     with path.open("rb") as file:

@@ -28,10 +28,7 @@ def only_one_in(folder: Path | str, doing: str) -> Iterator[None]:
 
     A file system without locks, as some network drives, guards nothing and keeps nobody out. Of
     processes that work together (`utils.machinery.devices`) the first one takes the lock for all.
-
-    Args:
-        folder: is made if it isn't there.
-        doing: what the block does, for the message to others ("training a decoder").
+    `doing` is what the block does, for the message to others: "training a decoder".
 
     Raises:
         FolderInUseError: another process is in it, and still is after some seconds.
@@ -46,9 +43,8 @@ def only_one_in(folder: Path | str, doing: str) -> Iterator[None]:
         lock.acquire(timeout=PATIENCE)
     except Timeout:
         raise FolderInUseError(
-            f"{short_path(folder)} is in use: {_holder(note)}. Two runs at once would spoil each "
-            "other's files, so this one has not begun. Wait for the other one, or end it (Ctrl+C, "
-            "or shut down its kernel in JupyterLab), then run this again."
+            f"{short_path(folder)} is in use: {_holder(note)}. Wait for the other run, or end it "
+            "(Ctrl+C, or shut down its kernel in JupyterLab), then run this again."
         ) from None
     except (OSError, NotImplementedError) as error:
         if isinstance(error, PermissionError):
