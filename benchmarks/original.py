@@ -1,4 +1,4 @@
-"""The original recipe as it is described in its many tutorials, written anew: what ours is
+"""The original recipe as it is described in its many tutorials, written again: what ours is
 measured against. Nothing else in the project uses it."""
 
 from collections.abc import Iterator, Sequence

@@ -168,7 +168,7 @@ class _Part(keras.utils.PyDataset):
 def operations_per_token(model: keras.Model, photographs: float) -> float:
     """Counts the arithmetic of a training step for each real token, from the decoder's weights.
 
-    A weight matrix takes a product and a sum for each token, or for each photograph (or place of
+    A weight matrix takes a product and a sum for each token, or for each photograph (or region of
     it) where it sees the image, three times: forward, and backward to its input and to itself.
     What is spent on padding is not counted, and attention itself and everything that is no matrix
     product are left out, so that the share of the peak is no flattery.
@@ -177,8 +177,8 @@ def operations_per_token(model: keras.Model, photographs: float) -> float:
         model: a decoder.
         photographs: how many there are for each real token.
     """
-    places = int(np.prod(model.input_shape[0][1:-1]))
-    of_image = {"image": 1, "glance": 1, "places": places, "keys": places}
+    regions = int(np.prod(model.input_shape[0][1:-1]))
+    of_image = {"image": 1, "glance": 1, "regions": regions, "keys": regions}
     total = 0.0
     for layer in model.layers:
         if layer.name == "embedding":

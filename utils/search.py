@@ -16,11 +16,10 @@ from tqdm import tqdm
 from utils.captions import END, PAD, START, UNKNOWN, Vocabulary
 from utils.decoder import SearchModels, search_models
 from utils.machinery.errors import SettingsError, StaleArtefactError
-from utils.machinery.files import read_arrays, require, write_arrays
+from utils.machinery.files import invalid, read_arrays, require, write_arrays
 from utils.metrics import MAX_ORDER, Cider, all_ngrams
 
 MAX_TOKENS = 30  # longer captions are one in a thousand on Flickr8k
-MOST_BEAM, MOST_TOKENS, MOST_EXPONENT = 100, 200, 10  # more only fills the memory
 _NEVER = -1e9  # log-probability of what must not be chosen; finite, so that sums stay finite
 
 # One step of the decoders
@@ -224,12 +223,9 @@ class Searcher:
             raise SettingsError(
                 f"The decoders know {sizes} tokens; expected one or more with the same vocabulary."
             )
+        self.beam, self.length_penalty, self.max_tokens = beam, length_penalty, max_tokens
+        self.batch_size, self.rank = batch_size, rank
         models = [search_models(decoder) for decoder in decoders]
-        self.beam = beam
-        self.length_penalty = length_penalty
-        self.max_tokens = max_tokens
-        self.batch_size = batch_size
-        self.rank = rank
         self._start, self._step = StartStep(models), BeamStep(models, beam)
 
     def search(
@@ -246,10 +242,8 @@ class Searcher:
         groups = [own[0] for own in found]
         return groups if self.rank is None else list(map(self.rank, groups))
 
-    def best(
-        self, features: np.ndarray | Sequence[np.ndarray], progress: bool | tqdm = False
-    ) -> list[Hypothesis]:
-        """Returns the best hypothesis for each row of `features`."""
+    def best(self, features, progress: bool | tqdm = False) -> list[Hypothesis]:
+        """Returns the best hypothesis for each photograph."""
         if self.rank is not None:
             return [hypotheses[0] for hypotheses in self.search(features, progress)]
         return self.best_by_penalty(features, [self.length_penalty], progress)[0]
@@ -257,7 +251,7 @@ class Searcher:
     def best_by_penalty(
         self, features, length_penalties: Sequence[float], progress: bool | tqdm = False
     ) -> list[list[Hypothesis]]:
-        """Returns what `best` would with each of the penalties, of one search.
+        """Returns what `best` would with each of the penalties, after one search.
 
         The beams grow by log-probability alone: a penalty only orders what came to its END, and
         decides when nothing better can come.
@@ -268,7 +262,7 @@ class Searcher:
     def _find(self, features, penalties: Sequence[float], most: int, progress: bool | tqdm):
         """Searches until the `most` best hypotheses by each penalty are certain.
 
-        Photographs that are done make room for the next ones, so the few long captions don't keep
+        A photograph that is done makes room for the next, so that the few long captions don't keep
         the others waiting.
 
         Returns:
@@ -281,35 +275,33 @@ class Searcher:
                 f"There are {len(self._start.starts)} decoders and features of {counts} "
                 "photographs; expected one array for each decoder, all of the same photographs."
             )
-        batch, beam = min(self.batch_size, counts[0]), self.beam
+        (count, *_), batch = counts, min(self.batch_size, counts[0])
         waiting = enumerate(self._starting(arrays, batch))
+        histories = _Histories((batch, self.max_tokens + 1, self.beam), penalties, most)
         photos = np.full(batch, -1)  # which one each row of the batch is about; -1: none
-        histories = _Histories((batch, self.max_tokens + 1, beam), penalties, most)
-        token = np.full((batch, beam, 1), START, "int32")
-        total = np.full((batch, beam), _NEVER, "float32")
-        states, found = {}, {}
-        bar = progress
+        token = np.full((batch, self.beam, 1), START, "int32")
+        total = np.full((batch, self.beam), _NEVER, "float32")
+        states, found, bar = {}, {}, progress
         if isinstance(progress, bool):
-            bar = tqdm(total=counts[0], desc="captions", unit="photo", disable=not progress)
-        while len(found) < counts[0]:
+            bar = tqdm(total=count, desc="captions", unit="photo", disable=not progress)
+        while len(found) < count:
             free = np.flatnonzero(photos < 0)
-            if len(free) >= batch / 4:  # to move them in costs as much as a step of a small beam
+            if len(free) >= batch / 4:  # letting them in costs as much as a step of a small beam
                 states = {name: np.array(value) for name, value in states.items()}
                 for row, (photo, own) in zip(free, waiting, strict=False):
-                    for name, value in own.items():
-                        if name not in states:
-                            width = (beam,) if name in self._start.own else value.shape[:1]
-                            states[name] = np.empty((batch, *width, *value.shape[1:]), value.dtype)
-                        states[name][row] = value
-                    photos[row] = photo
-                    token[row], total[row] = START, _NEVER
+                    photos[row], token[row], total[row] = photo, START, _NEVER
                     total[row, 0] = 0.0  # all beams start equal: only the first may grow at first
-                    histories.clear(row)
+                    for name, value in own.items():
+                        if name in self._start.own:
+                            value = np.repeat(value, self.beam, axis=0)
+                        states.setdefault(name, np.empty((batch, *value.shape), value.dtype))
+                        states[name][row] = value
                 for name in set(states) - self._start.own:
                     states[name] = ops.convert_to_tensor(states[name])
             outputs = self._step.predict_on_batch({"token": token, "total": total, **states})
             token, new_total = np.array(outputs.pop("token")), outputs.pop("total")
             parent, look = outputs.pop("parent"), outputs.pop("attention", None)
+            states |= outputs
             rows = np.flatnonzero(photos >= 0)
             growing = np.where(token[..., 0] == END, np.float32(_NEVER), new_total)
             for row in histories.grow(rows, token[..., 0], parent, new_total, growing, look):
@@ -317,17 +309,15 @@ class Searcher:
                 photos[row] = -1
                 bar.update()
             total = growing
-            states |= outputs
         if bar is not progress:
             bar.close()
-        return [found[photo] for photo in range(counts[0])]
+        return [found[photo] for photo in range(count)]
 
     def _starting(self, arrays: Sequence[np.ndarray], batch: int) -> Iterator[dict]:
         """Yields what each photograph starts with; computed a batch at a time."""
-        for first in range(0, len(arrays[0]), batch or 1):
+        for first in range(0, len(arrays[0]), max(batch, 1)):
             rows = [np.asarray(array[first : first + batch]) for array in arrays]
-            count = len(rows[0])
-            # A second shape would compile.
+            count = len(rows[0])  # of a whole batch: another shape would compile again
             rows = [np.concatenate([own, np.repeat(own[-1:], batch - count, 0)]) for own in rows]
             states = self._start.predict_on_batch(rows)
             yield from ({name: states[name][row] for name in states} for row in range(count))
@@ -352,10 +342,6 @@ class _Histories:
             [[length**penalty for length in range(1, shape[1] + 1)] for penalty in penalties]
         )
         self._most = most
-
-    def clear(self, row: int) -> None:
-        """Begins with another photograph."""
-        self._ended[row], self._taken[row] = -np.inf, 0
 
     def grow(self, rows, token, parent, total, growing, look) -> np.ndarray:
         """Notes a step, and returns those of `rows` that are done."""
@@ -393,6 +379,7 @@ class _Histories:
                 total[beams].astype("float64"),
                 np.full(len(beams), self._taken[row] - 1),
             )
+        self._ended[row], self._taken[row] = -np.inf, 0  # for the next photograph
         found = []
         for divisors in self._divisors:
             scores = totals / divisors[steps]
@@ -447,10 +434,7 @@ class Consensus:
         return cls({ngram: count for ngram, count in counted.items() if count > 1}, photographs)
 
     def rank(
-        self,
-        hypotheses: Sequence[Hypothesis],
-        inverse_temperature: float,
-        similarities: np.ndarray | None = None,
+        self, hypotheses: Sequence[Hypothesis], inverse_temperature: float
     ) -> list[Hypothesis]:
         """Orders the hypotheses of a photograph, the one that the others agree with most first.
 
@@ -458,16 +442,23 @@ class Consensus:
             hypotheses: of one photograph.
             inverse_temperature: exponent of their probabilities: 0 lets all count the same, 1 as
                 much as they are probable.
-            similarities: of them, if they are known already.
         """
+        return self.rankings(hypotheses, [inverse_temperature])[0]
+
+    def rankings(
+        self, hypotheses: Sequence[Hypothesis], inverse_temperatures: Sequence[float]
+    ) -> list[list[Hypothesis]]:
+        """What `rank` returns with each of the temperatures; compares the hypotheses once."""
         if len(hypotheses) < 3:  # two agree with each other as much
-            return list(hypotheses)
+            return [list(hypotheses) for _ in inverse_temperatures]
         totals = np.array([hypothesis.log_probability for hypothesis in hypotheses])
-        weights = np.exp(inverse_temperature * (totals - totals.max()))
-        if similarities is None:
-            similarities = self.similarities(hypotheses)
-        agreement = similarities @ (weights / weights.sum())
-        return [hypotheses[place] for place in np.argsort(-agreement, kind="stable")]
+        similarities, ranked = self.similarities(hypotheses), []
+        for inverse_temperature in inverse_temperatures:
+            weights = np.exp(inverse_temperature * (totals - totals.max()))
+            agreement = similarities @ (weights / weights.sum())
+            order = np.argsort(-agreement, kind="stable")
+            ranked.append([hypotheses[place] for place in order])
+        return ranked
 
     def similarities(self, hypotheses: Sequence[Hypothesis]) -> np.ndarray:
         """CIDEr-D of each (rows) against each as its only reference (columns), 0 to 10."""
@@ -506,37 +497,41 @@ class Consensus:
     @classmethod
     def load(cls, file: Path) -> "Consensus":
         """Reads what `save` wrote; raises `StaleArtefactError` if it is something else."""
-        remedy = "Run notebook 05_evaluate_captions again, or restore the file."
-        arrays = read_arrays(require(file, "notebook 05_evaluate_captions"), _MOST_BYTES, remedy)
+        made_by = "notebook 05_evaluate_captions"
+        remedy = f"Run {made_by} again, or restore the file."
+        arrays = read_arrays(require(file, made_by), _MOST_BYTES, remedy)
+        absent = np.zeros(())
         ngrams, counts, photographs = (
-            arrays.get(name, np.zeros(())) for name in ("ngrams", "counts", "photographs")
+            arrays.get(name, absent) for name in ("ngrams", "counts", "photographs")
         )
         if not (
             {array.dtype.kind for array in (ngrams, counts, photographs)} == {"i"}
-            and ngrams.shape == (len(ngrams) if ngrams.ndim else 0, MAX_ORDER)
-            and (counts.shape, photographs.shape) == (ngrams.shape[:1], ())
-            and (ngrams[:, :1] >= 0).all()
+            and (ngrams.ndim, ngrams.shape[1:], photographs.shape) == (2, (MAX_ORDER,), ())
+            and counts.shape == ngrams.shape[:1]
+            and ((counts >= 1) & (counts <= photographs) & (ngrams[:, 0] >= 0)).all()
             and (np.diff((ngrams < 0).astype(int), axis=1) >= 0).all()
-            and ((counts >= 1) & (counts <= photographs)).all()
             and photographs >= 1
         ):
-            raise StaleArtefactError(
-                f"{file} holds no counts of n-grams; expected whole numbers, each count from 1 to "
-                f"the number of photographs. {remedy}"
+            finding = (
+                "it holds no counts of n-grams: whole numbers, from 1 to that of the photographs"
             )
-        lengths = (ngrams >= 0).sum(axis=1).tolist()
-        keys = (
-            tuple(ngram[:length]) for ngram, length in zip(ngrams.tolist(), lengths, strict=True)
-        )
+            raise invalid(file, finding, remedy)
+        keys = (tuple(one for one in ngram if one >= 0) for ngram in ngrams.tolist())
         return cls(dict(zip(keys, counts.tolist(), strict=True)), int(photographs))
 
 
 # Settings
 
-# A consensus is found among the hypotheses of a wide beam. It is cut off where one caption in a
-# hundred is, since a wide beam otherwise goes on for a long time for nothing.
-WIDE_BEAM, WIDE_PENALTY, WIDE_TOKENS = 20, 0.7, 20
+# A consensus is found among the hypotheses of a wide beam: its size, length penalty, and longest
+# caption. Where it is cut off one in a hundred is; otherwise it goes on for long for nothing.
+WIDE = (20, 0.7, 20)
 INVERSE_TEMPERATURES = (0.1, 0.2, 0.3)
+_RANGES = {  # more only fills the memory
+    "beam": (int, 1, 100),
+    "max_tokens": (int, 1, 200),
+    "length_penalty": (int | float, 0, 10),
+    "inverse_temperature": (int | float | None, 0, 10),
+}
 
 
 @dataclass(frozen=True)
@@ -557,17 +552,12 @@ class SearchSettings:
     inverse_temperature: float | None = None
 
     def __post_init__(self):
-        for name, most in (("beam", MOST_BEAM), ("max_tokens", MOST_TOKENS)):
+        for name, (kind, least, most) in _RANGES.items():
             value = getattr(self, name)
-            if type(value) is not int or not 1 <= value <= most:
-                raise SettingsError(f"{name} is {value!r}; expected a whole number, 1 to {most}.")
-        exponents = {"length_penalty": self.length_penalty}
-        if self.inverse_temperature is not None:
-            exponents["inverse_temperature"] = self.inverse_temperature
-        for name, value in exponents.items():
-            number = isinstance(value, int | float) and not isinstance(value, bool)
-            if not number or not 0 <= value <= MOST_EXPONENT:
-                raise SettingsError(f"{name} is {value!r}; expected 0 to {MOST_EXPONENT}.")
+            known = isinstance(value, kind) and not isinstance(value, bool)
+            if not known or not (value is None or least <= value <= most):
+                number = "whole number" if kind is int else "number"
+                raise SettingsError(f"{name} is {value!r}; expected a {number}, {least} to {most}.")
 
     @classmethod
     def from_row(cls, row: Mapping[str, float | None]) -> "SearchSettings":
@@ -576,7 +566,7 @@ class SearchSettings:
         inverse_temperature = row["inverse_temperature"]
         if inverse_temperature is None or math.isnan(inverse_temperature):
             return cls(beam, penalty)
-        return cls(beam, penalty, WIDE_TOKENS, float(inverse_temperature))
+        return cls(beam, penalty, WIDE[2], float(inverse_temperature))
 
     @property
     def words(self) -> str:
