@@ -32,6 +32,8 @@ from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
+import keras
+import nbformat
 import numpy as np
 import pandas as pd
 from hypothesis import HealthCheck, Phase, given, settings
@@ -39,6 +41,9 @@ from hypothesis import seed as hypothesis_seed
 from hypothesis import strategies as st
 
 from tests.test_features import SlowEncoder, draw_photos
+from tests.test_summary import METRICS
+from tools import run_notebooks
+from tools.summary import summary
 from utils import captioner as captioner_module
 from utils.captioner import (
     BUNDLE_FILE,
@@ -50,10 +55,12 @@ from utils.captioner import (
 from utils.captions import CAPTION_COLUMNS, RESERVED, Vocabulary, read_caption_table
 from utils.decoder import build_decoder
 from utils.features import extract_features, load_features
-from utils.machinery.errors import CaptionProjectError
+from utils.machinery.checkpoints import best_epoch_of, weights_file
+from utils.machinery.errors import CaptionProjectError, StaleArtefactError
 from utils.machinery.files import file_hash, write_json
 from utils.search import Consensus, SearchSettings
 from utils.settings import Settings
+from utils.training import train
 
 SECONDS = 5  # of a processor, for one file
 HANGS = 60  # seconds after which a reader that waits for something is ended
@@ -341,11 +348,12 @@ def grid(target: Target) -> Iterator[Damage]:
     yield from of_any_file(content)
     for position in range(0, len(content), max(1, len(content) // 40)):
         yield f"bit {position}", replace_by(flipped(content, position, position % 8))
+    kinds = {".csv": of_table, ".npy": of_npy, ".npz": of_npz}
     suffix = target.file.suffix
     if suffix == ".json":
         yield from of_json(content, replace_by)
-    else:
-        yield from {".csv": of_table, ".npy": of_npy, ".npz": of_npz}[suffix](content)
+    elif suffix in kinds:
+        yield from kinds[suffix](content)
 
 
 # Damages that Hypothesis draws
@@ -448,18 +456,54 @@ def make_features(folder: Path) -> None:
     extract_features(SlowEncoder(name="xception"), draw_photos(folder / "photos", 10), folder)
 
 
-def training_of(folder: Path, epochs: int):
+def train_on(folder: Path) -> None:
+    """A training of two epochs, which goes on from the files in `folder` if there are some."""
     from tests.test_training import RECIPE, VOCABULARY, caption_set
-    from utils.training import train
 
     sets = {"training": caption_set(0, 12), "dev": caption_set(1, 6)}
-    return train(
-        RECIPE, decoder="merge", vocabulary=VOCABULARY, **sets, folder=folder, epochs=epochs, seed=5
+    found = train(
+        RECIPE, decoder="merge", vocabulary=VOCABULARY, **sets, folder=folder, epochs=2, seed=5
     )
+    assert np.isfinite(found.history["loss"]).all()
 
 
-def run_settings(folder: Path) -> Settings:
-    return Settings(runs=folder)
+def go_on_training(folder: Path) -> None:
+    """Takes the training as it is, in a copy; training again would be right, but takes long."""
+    with tempfile.TemporaryDirectory() as place:
+        copy = Path(shutil.copytree(folder, Path(place) / "copy", symlinks=True))
+        with patch.object(keras.Model, "fit", side_effect=StaleArtefactError("trains again")):
+            train_on(copy)
+
+
+def make_run(folder: Path) -> None:
+    """A run of two notebooks, and scores."""
+    settings = Settings(runs=folder / "runs")
+    write_json(settings.metrics_file, METRICS)
+    (folder / "notebooks").mkdir()
+    for name in ("01_one", "02_two"):
+        cells = [nbformat.v4.new_code_cell("1")]
+        nbformat.write(nbformat.v4.new_notebook(cells=cells), folder / f"notebooks/{name}.ipynb")
+    run_all_of(folder)
+
+
+def run_all_of(folder: Path) -> None:
+    """Brings two notebooks up to date, without starting a kernel."""
+    with (
+        patch.object(run_notebooks, "_execute"),
+        patch.object(run_notebooks, "HTMLExporter") as exporter,
+        contextlib.redirect_stdout(io.StringIO()),
+    ):
+        exporter.return_value.from_notebook_node.return_value = ("", None)
+        run_notebooks.run_all(Settings(runs=folder / "runs"), folder / "notebooks")
+
+
+def run_all_again(folder: Path) -> None:
+    Settings(runs=folder / "runs").completed_file.unlink(missing_ok=True)
+    run_all_of(folder)
+
+
+def show_scores(folder: Path) -> None:
+    assert summary(Settings(runs=folder / "runs"))
 
 
 def targets(folder: Path) -> list[Target]:
@@ -480,6 +524,21 @@ def targets(folder: Path) -> list[Target]:
     read = {"captions.csv": lambda at: read_caption_table(at / "captions.csv")}
     add("captions", make_captions, read)
     add("features", make_features, dict.fromkeys(("pooled.json", "pooled.npy"), load_features))
+    add("training", train_on, {})
+    (history,) = (folder / "training").glob("*/history.csv")
+    best = best_epoch_of(pd.read_csv(history))
+    for file in (history, weights_file(history.parent, best)):
+        name = str(file.relative_to(folder / "training"))
+        found.append(Target(folder / "training", name, go_on_training))
+    add("run", make_run, {})
+    run = Settings(runs=folder / "run" / "runs")
+    readers = {
+        run.completed_file: run_all_of,
+        run.timings_file: run_all_again,
+        run.metrics_file: show_scores,
+    }
+    for file, read in readers.items():
+        found.append(Target(folder / "run", str(file.relative_to(folder / "run")), read))
     return found
 
 
@@ -534,19 +593,19 @@ def attempt(target: Target, damage: Damage, tally: Tally) -> None:
     """Reads the damaged file, notes what came of it, and puts the whole one back."""
     what, damage_it = damage
     whole = target.file.read_bytes()
-    name = f"{target.folder.name}/{target.name}: {what}"
+    name = f"{target.folder.name}/{target.file.name}: {what}"
     damage_it(target.file)
     faulthandler.dump_traceback_later(2 * HANGS, exit=True)  # in case no signal gets through
     print(name, end=": ", file=sys.stderr, flush=True)
     began, problem, outcome = time.process_time(), None, "read"
-    tally.cases[target.name] += 1
+    tally.cases[target.file.name] += 1
     try:
         _clock(SECONDS, HANGS)
         target.read(target.folder)
         if NEVER_READ.search(name):
             problem = "was read"
     except CaptionProjectError as error:
-        tally.refused[target.name] += 1
+        tally.refused[target.file.name] += 1
         outcome = message = str(error)
         if len(message) > LONGEST_MESSAGE:
             problem = f"a message of {len(message):,} characters: {message[:120]}…"

@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 
 from tests.test_features import SlowEncoder, draw_photos
-from tests.test_training import RECIPE, VOCABULARY, caption_set
+from tests.test_training import RECIPE, VOCABULARY, caption_set, toy
 from utils.features import extract_features
-from utils.machinery.checkpoints import read_history, size_on_disk, weights_file
+from utils.machinery.checkpoints import size_on_disk, weights_file
 from utils.machinery.errors import DiskFullError
 from utils.machinery.files import atomic_path, write_json, write_text
 from utils.self_critical import SelfCritical, train_self_critical
-from utils.training import HISTORY_COLUMNS, Journal, train
+from utils.training import Journal
 
 FULL = Path("/dev/full")  # every write to it finds the disk full
 
@@ -119,17 +119,22 @@ def fill_before_epoch(monkeypatch, disk, epoch):
     monkeypatch.setattr(Journal, "on_epoch_begin", filling)
 
 
+@pytest.mark.slow
 def test_a_training_and_its_second_stage_keep_their_epochs(disk, tmp_path, monkeypatch):
     recipe, stage = replace(RECIPE, epochs=2), SelfCritical(2, 3, 20, 0.01, 7)
-    captions = (VOCABULARY, caption_set(0, 20), caption_set(1, 6))
-
-    def first_stage(folder):
-        return train(recipe, "merge", *captions, folder, seed=5)
 
     def second_stage(first):
-        return train_self_critical(first, recipe, stage, "merge", *captions, seed=5)
+        return train_self_critical(
+            first,
+            recipe=recipe,
+            stage=stage,
+            vocabulary=VOCABULARY,
+            training=caption_set(0, 20),
+            dev=caption_set(1, 6),
+            seed=5,
+        )
 
-    whole_first = first_stage(tmp_path)
+    whole_first = toy(tmp_path, 20, 6, recipe)
     whole_second = second_stage(whole_first)
 
     def disturbed(run):
@@ -140,7 +145,7 @@ def test_a_training_and_its_second_stage_keep_their_epochs(disk, tmp_path, monke
         (disk / "ballast").unlink()
         return run()
 
-    first = disturbed(lambda: first_stage(disk))
+    first = disturbed(lambda: toy(disk, 20, 6, recipe))
     assert first.history.equals(whole_first.history)
     second = disturbed(lambda: second_stage(first))
     assert second.history.equals(whole_second.history)
@@ -150,7 +155,6 @@ def test_a_training_and_its_second_stage_keep_their_epochs(disk, tmp_path, monke
 
 
 def test_a_checkpoint_takes_no_more_room_than_is_asked_for(tmp_path):
-    captions = (VOCABULARY, caption_set(0, 20), caption_set(1, 6))
     sizes = []
 
     class Measuring(Journal):
@@ -160,10 +164,10 @@ def test_a_checkpoint_takes_no_more_room_than_is_asked_for(tmp_path):
 
     with pytest.MonkeyPatch.context() as patches:
         patches.setattr("utils.training.Journal", Measuring)
-        trained = train(RECIPE, "merge", *captions, tmp_path, epochs=1)
+        trained = toy(tmp_path, 20, 6, epochs=1)
     written = weights_file(trained.folder, 1).stat().st_size
     assert written <= sizes[0] <= 4 * written + 500_000
-    assert len(read_history(trained.folder, HISTORY_COLUMNS)) == 1
+    assert len(trained.history) == 1
 
 
 def test_scores_that_do_not_fit_leave_the_earlier_ones(disk):
