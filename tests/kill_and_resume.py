@@ -82,8 +82,8 @@ def train_stage(name: str, folder: Path) -> dict:
 
 def self_critical_stage(folder: Path) -> dict:
     first = _trained("ours", folder)
-    arguments = (RECIPES["ours"], SECOND_STAGE, "merge", VOCABULARY, *_captions("ours"))
-    return _described(train_self_critical(first, *arguments, seed=SEED))
+    known = {"recipe": RECIPES["ours"], "stage": SECOND_STAGE, **_captions("ours")}
+    return _described(train_self_critical(first, seed=SEED, **known))
 
 
 def evaluate_stage(folder: Path) -> dict:
@@ -147,11 +147,11 @@ def _captions(name: str):
     training = caption_set(0, 40)
     if RECIPES[name].mirrored:
         training = replace(training, mirrored=training.features[:, ::-1].copy())
-    return training, caption_set(1, 12)
+    return {"vocabulary": VOCABULARY, "training": training, "dev": caption_set(1, 12)}
 
 
 def _trained(name: str, folder: Path) -> Training:
-    return train(RECIPES[name], "merge", VOCABULARY, *_captions(name), folder, seed=SEED)
+    return train(RECIPES[name], decoder="merge", folder=folder, seed=SEED, **_captions(name))
 
 
 def _described(training: Training) -> dict:
@@ -230,14 +230,14 @@ class Progress:
 
             h5py.Group.create_dataset = creating
         elif kill is not None and kill.moment == BEFORE_HISTORY:
-            write = training_module._write_rows
+            write = training_module.write_row
 
             def writing(file, table, row):
                 if file.name == "history.csv" and self.reached >= kill.share:
                     die()
                 return write(file, table, row)
 
-            training_module._write_rows = writing
+            training_module.write_row = writing
 
     def tell(self, share: float) -> None:
         self.reached = min(share, 1.0)

@@ -18,10 +18,10 @@ from tests.test_batches import captions_in, photographs_with_captions
 from tests.test_features import SlowEncoder, draw_photos
 from utils.batches import CaptionBatches
 from utils.features import extract_features
-from utils.machinery.devices import Share, share, spread
+from utils.machinery.devices import Devices, Share, distributed, share
 from utils.machinery.errors import SettingsError
 from utils.machinery.files import read_json
-from utils.settings import PROJECT
+from utils.settings import PROJECT, Settings
 
 shares = st.tuples(st.integers(1, 4), st.integers(1, 3)).map(
     lambda counts: [
@@ -33,12 +33,12 @@ shares = st.tuples(st.integers(1, 4), st.integers(1, 3)).map(
 # What each process runs, with few shapes, as each is compiled. Neither the batches of 15 captions
 # nor those of 9 and of 35 photographs divide by the numbers of devices.
 SCRIPT = """
-import json, os, sys
+import json, sys
 from dataclasses import replace
 from pathlib import Path
 from tests.test_features import Photos, SlowEncoder
 from tests.test_training import RECIPE, VOCABULARY, caption_set
-from utils.machinery.devices import agree, spread, start
+from utils.machinery.devices import Devices, distributed, require_same, start
 from utils.machinery.errors import SettingsError
 from utils.features import extract_features
 from utils.search import Searcher, captions_of
@@ -56,11 +56,12 @@ results = {}
 for name, one in {"merge": recipe, "attention": by_photo}.items():
     training, dev = (caption_set(seed, n, one.by_photo) for seed, n in ((0, 35), (1, 13)))
     training = replace(training, mirrored=training.features[:, ..., ::-1])
-    known = (name, VOCABULARY, training, dev)
-    results[name] = train(one, *known, folder / "training", epochs=2, seed=5)
+    known = {"vocabulary": VOCABULARY, "training": training, "dev": dev, "seed": 5}
+    known["devices"] = Devices.of(settings)
+    results[name] = train(one, decoder=name, folder=folder / "training", epochs=2, **known)
     if name == "merge":
         stage = SelfCritical(epochs=2, batch_size=9, learning_rate=0.02, max_tokens=7)
-        results["second"] = train_self_critical(results[name], one, stage, *known, seed=5)
+        results["second"] = train_self_critical(results[name], recipe=one, stage=stage, **known)
         best = Searcher(results["second"].model, beam=1).best(dev.features)
         found["captions"] = captions_of(best, VOCABULARY)
 for name, result in results.items():
@@ -69,9 +70,8 @@ photos = Photos(folder.parent / "photos", json.loads(sys.argv[2]))
 features = extract_features(SlowEncoder(), photos, folder / "features", batch_size=8)
 found["unreadable"] = features.unreadable
 try:
-    agree(settings.process, "a number")
-    os.environ["DEVICES"] = "8"
-    with spread():
+    require_same(settings.process, "a number")
+    with distributed(Devices(8)):
         pass
 except SettingsError as error:
     found["error"] = str(error)
@@ -194,12 +194,12 @@ def test_devices_that_are_not_there_are_asked_for_in_vain(found):
 
 
 @pytest.mark.skipif(keras.backend.backend() == "jax", reason="is about the other backends")
-def test_other_backends_are_refused_and_one_device_needs_none(monkeypatch):
-    monkeypatch.setenv("DEVICES", "2")
-    with pytest.raises(SettingsError, match=r"DEVICES is 2.*KERAS_BACKEND=jax"), spread():
+def test_other_backends_are_refused_and_one_device_needs_none():
+    devices = Devices.of(Settings(devices=2))
+    refused = pytest.raises(SettingsError, match=r"DEVICES is 2.*KERAS_BACKEND=jax")
+    with refused, distributed(devices):
         pass
-    monkeypatch.setenv("DEVICES", "")
-    with spread():
+    with distributed(Devices.of(Settings())):
         assert share() == Share()
 
 

@@ -11,12 +11,13 @@ from keras import ops
 
 from tests.test_search import make_features, make_model
 from tests.test_training import RECIPE, VOCABULARY, caption_set
-from utils.captions import END, PAD, RESERVED, START, UNKNOWN, Vocabulary
+from utils.captions import END, PAD, RESERVED, START, Vocabulary
+from utils.decoder import copy_decoder
 from utils.machinery.checkpoints import weights_file
 from utils.metrics import Cider, tokenize
+from utils.search import CaptionSampler
 from utils.self_critical import (
     CaptionReward,
-    CaptionSampler,
     SelfCritical,
     WeightedTokenLoss,
     _step,
@@ -27,72 +28,6 @@ from utils.training import Journal, Training, train
 
 STAGE = SelfCritical(epochs=4, samples=5, batch_size=10, learning_rate=0.02, max_tokens=7)
 WORDS = range(4, 7)
-
-
-def padded(captions, length):
-    return np.array([[*numbers, *[PAD] * (length - len(numbers))] for numbers in captions], "int32")
-
-
-def probabilities_of_next(model, features, prefixes):
-    """Probabilities of the word after each prefix `(…, tokens)`, among those that may be drawn."""
-    starts = np.full((*prefixes.shape[:2], 1), START, "int32")
-    logits = model([features, np.concatenate([starts, prefixes], axis=-1)], training=False)
-    logits = np.array(ops.convert_to_numpy(logits), "float64")
-    logits[..., [PAD, START, UNKNOWN]] = -np.inf
-    powers = np.exp(logits)
-    return powers / powers.sum(axis=-1, keepdims=True)
-
-
-@pytest.mark.parametrize("decoder", ["merge", "inject", "attention"])
-def test_captions_are_drawn_with_the_probabilities_that_the_decoder_gives_them(decoder):
-    model, features, samples = make_model(decoder), make_features(decoder, 2), 6000
-    # Of two tokens at most there are 13: the END, a word and the END, and two words cut off.
-    captions = padded([[END], *([w, v] for w in WORDS for v in (END, *WORDS))], 2)
-    prefixes = np.broadcast_to(captions[None, :, :1], (2, 13, 1))
-    chances = probabilities_of_next(model, features, prefixes)
-    expected = chances[:, range(13), 0, captions[:, 0]]
-    expected[:, 1:] *= chances[:, range(1, 13), 1, captions[1:, 1]]
-    np.testing.assert_allclose(expected.sum(axis=1), 1, rtol=1e-5)
-
-    drawn = CaptionSampler(model, samples, max_tokens=2).draw(features, np.random.default_rng(7))
-    counts = (drawn[:, :, None] == captions).all(axis=-1).sum(axis=1)
-    assert counts.sum() == 2 * samples
-    deviation = np.sqrt(samples * expected * (1 - expected))
-    assert (abs(counts - samples * expected) < 3.5 * deviation + 1).all()
-
-
-@pytest.fixture(scope="module")
-def drawn():
-    """Captions of some photographs, most with an END and some cut off, and what drew them."""
-    sampler = CaptionSampler(make_model("attention", end_bias=1.0), samples=50, max_tokens=6)
-    features = make_features("attention", 4)
-    return sampler.draw(features, np.random.default_rng(3)), sampler, features
-
-
-def test_a_drawn_caption_goes_to_its_end_or_is_cut_off_and_padding_follows(drawn):
-    captions, _, _ = drawn
-    assert captions.shape == (4, 50, 6)
-    ended = 0
-    for numbers in captions.reshape(-1, 6).tolist():
-        length = numbers.index(END) + 1 if END in numbers else 6
-        ended += END in numbers
-        assert not {PAD, START, UNKNOWN} & set(numbers[:length])
-        assert set(numbers[length:]) <= {PAD}
-    assert 0 < ended < 200
-
-
-def test_drawing_stops_when_every_caption_has_its_end():
-    sampler = CaptionSampler(make_model("merge", end_bias=1000.0), samples=3, max_tokens=6)
-    captions = sampler.draw(make_features("merge", 2), np.random.default_rng(1))
-    np.testing.assert_array_equal(captions, np.full((2, 3, 1), END))
-
-
-def test_the_same_random_numbers_draw_the_same_captions_and_others_draw_others(drawn):
-    captions, sampler, features = drawn
-    again = sampler.draw(features, np.random.default_rng(3))
-    np.testing.assert_array_equal(again, captions)
-    others = sampler.draw(features, np.random.default_rng(4))
-    assert others.shape != captions.shape or (others != captions).any()
 
 
 REFERENCES = [
@@ -108,10 +43,10 @@ def test_the_reward_is_the_cider_of_the_caption_and_its_end():
     cider = Cider([[[*tokenize(text), "<end>"] for text in group] for group in REFERENCES])
     for caption in ("a red dog runs", "the boat is red", "dog dog", "a dog 's boat", ""):
         words = caption.split()
-        *numbers, end = REFERENCE_WORDS.encode(words)[1:]
+        *token_ids, end = REFERENCE_WORDS.encode(words)[1:]
         for photo in range(3):
-            assert reward(photo, [*numbers, end]) == cider.score([*words, "<end>"], photo)
-            assert reward(photo, numbers) == cider.score(words, photo)
+            assert reward(photo, [*token_ids, end]) == cider.score([*words, "<end>"], photo)
+            assert reward(photo, token_ids) == cider.score(words, photo)
     perfect = REFERENCE_WORDS.encode("a red dog runs".split())[1:]
     assert reward(0, perfect) > reward(0, perfect[:-1]) > reward(1, perfect)
 
@@ -184,20 +119,21 @@ DEV = caption_set(1, 12)
 def first(tmp_path_factory):
     """A first stage that has learnt to speak, and a little to look."""
     folder = tmp_path_factory.mktemp("first")
-    return train(RECIPE, "merge", VOCABULARY, TRAINING, DEV, folder, epochs=4, seed=5)
+    known = {"vocabulary": VOCABULARY, "training": TRAINING, "dev": DEV}
+    return train(RECIPE, decoder="merge", folder=folder, epochs=4, seed=5, **known)
 
 
-def refined(first, folder, stage=STAGE, **options) -> Training:
+def second_stage(first, folder, stage=STAGE, **options) -> Training:
     """A second stage in a folder of its own."""
     elsewhere = replace(first, folder=Path(folder) / first.folder.name)
-    arguments = (RECIPE, stage, "merge", VOCABULARY, TRAINING, DEV)
-    return train_self_critical(elsewhere, *arguments, seed=5, **options)
+    known = {"vocabulary": VOCABULARY, "training": TRAINING, "dev": DEV}
+    return train_self_critical(elsewhere, recipe=RECIPE, stage=stage, seed=5, **known, **options)
 
 
 @pytest.fixture(scope="module")
 def straight(first, tmp_path_factory):
     """A second stage that nobody disturbed."""
-    return refined(first, tmp_path_factory.mktemp("straight"))
+    return second_stage(first, tmp_path_factory.mktemp("straight"))
 
 
 def mean_reward(model):
@@ -208,15 +144,15 @@ def mean_reward(model):
     reward = CaptionReward(DEV.references, VOCABULARY)
     return np.mean(
         [
-            reward(photo, numbers[numbers != PAD])
+            reward(photo, token_ids[token_ids != PAD])
             for photo, group in enumerate(captions)
-            for numbers in group
+            for token_ids in group
         ]
     )
 
 
 def last_weights(training: Training):
-    model = keras.models.clone_model(training.model)
+    model = copy_decoder(training.model)
     model.load_weights(weights_file(training.folder, len(training.history)))
     return model.get_weights()
 
@@ -232,7 +168,7 @@ def test_the_second_stage_raises_the_reward_of_what_the_decoder_says(first, stra
 
 def test_the_decoder_returned_is_the_one_of_the_best_epoch(straight):
     tokens, features = np.array([[[START, *WORDS]]] * len(DEV.photos)), DEV.features
-    model = keras.models.clone_model(straight.model)
+    model = copy_decoder(straight.model)
     model.load_weights(weights_file(straight.folder, straight.best_epoch))
     np.testing.assert_array_equal(
         straight.model([features, tokens], training=False), model([features, tokens])
@@ -247,7 +183,7 @@ def test_the_second_stage_trains_without_dropout(straight):
 
 def test_a_finished_second_stage_is_taken_as_it_is(straight, first, monkeypatch):
     monkeypatch.setattr("keras.Model.train_on_batch", lambda *_, **__: pytest.fail("trained again"))
-    again = refined(first, straight.folder.parents[1])
+    again = second_stage(first, straight.folder.parents[1])
     assert again.history.equals(straight.history)
     assert again.best_epoch == straight.best_epoch
 
@@ -269,11 +205,11 @@ def test_a_second_stage_killed_before_it_wrote_an_epoch_goes_on_as_if_nothing_ha
     with monkeypatch.context() as patches:
         patches.setattr(Journal, "on_epoch_end", kill_in_the_second)
         with pytest.raises(Killed):
-            refined(first, tmp_path)
+            second_stage(first, tmp_path)
     (history,) = tmp_path.glob("*/*/history.csv")
     assert len(history.read_text().splitlines()) == 2  # the head and one epoch
 
-    resumed = refined(first, tmp_path)
+    resumed = second_stage(first, tmp_path)
     assert resumed.history.equals(straight.history)
     assert history.read_bytes() == (straight.folder / "history.csv").read_bytes()
     for own, other in zip(last_weights(resumed), last_weights(straight), strict=True):
@@ -281,7 +217,7 @@ def test_a_second_stage_killed_before_it_wrote_an_epoch_goes_on_as_if_nothing_ha
 
 
 def test_where_nothing_gets_better_the_first_stage_comes_back(first, tmp_path):
-    result = refined(first, tmp_path, replace(STAGE, learning_rate=0.0), epochs=1)
+    result = second_stage(first, tmp_path, replace(STAGE, learning_rate=0.0), epochs=1)
     assert result.best_epoch == 0
     assert result.model is first.model
     assert first.history["dev_cider"].max() > 10

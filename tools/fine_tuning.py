@@ -8,38 +8,29 @@ step then costs little more than one of the decoder alone, and two cores are eno
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import keras
 import numpy as np
-import pandas as pd
 
 from utils.batches import CaptionSet, caption_set
 from utils.captions import Vocabulary, read_caption_table
 from utils.dataset import load_dataset
-from utils.decoder import decoder_kind
+from utils.decoder import copy_decoder, decoder_kind
 from utils.encoder import Encoder, load_encoder, load_encoder_for
 from utils.features import extract_features, load_features
-from utils.machinery.checkpoints import (
-    best_epoch_of,
-    load_decoder,
-    read_history,
-    save_decoder,
-    size_on_disk,
-    training_folder,
-    weights_file,
-)
+from utils.machinery.checkpoints import load_decoder, save_decoder, size_on_disk
 from utils.machinery.errors import CaptionProjectError, SettingsError
 from utils.machinery.files import atomic_path, content_hash
 from utils.settings import Settings, short_path
 from utils.training import (
-    HISTORY_COLUMNS,
-    Journal,
+    LOSSES,
     Recipe,
     Training,
-    compile_decoder,
-    epoch_losses,
+    fit_resumably,
     our_recipe,
+    prepare_fit,
     train,
 )
 
@@ -60,19 +51,10 @@ class FineTuning:
     learning_rate: float = 1e-4
 
 
-@dataclass(frozen=True)
-class FineTuned:
-    """What came out: the decoder after the best epoch by dev CIDEr, and the folder of all files."""
-
-    decoder: keras.Model
-    history: pd.DataFrame
-    best_epoch: int
-    folder: Path
-
-
 def fine_tune(
     encoder: Encoder,
     first: Training,
+    *,
     recipe: Recipe,
     tuning: FineTuning,
     vocabulary: Vocabulary,
@@ -80,7 +62,7 @@ def fine_tune(
     dev: CaptionSet,
     folder: Path,
     seed: int = 42,
-) -> FineTuned:
+) -> Training:
     """Trains the encoder's last blocks and a trained attention decoder end to end.
 
     Batch normalisation stays as ImageNet left it. `encoder` itself is changed, so load one
@@ -96,13 +78,13 @@ def fine_tune(
         folder: parent of the training's own folder, in which the tuned encoder's weights
             (`encoder.weights.h5`, for the setting WEIGHTS) and the decoder come to lie.
         seed: of shuffling and dropout.
+
+    Returns:
+        Its `model` is the decoder after the best epoch by dev CIDEr.
     """
     identity = {"first": first.folder.name, "best_epoch": first.best_epoch, "seed": seed}
     identity |= {"tuning": asdict(tuning), "encoder": encoder.weights_hash}
-    folder = folder / f"fine_tuned-{content_hash(identity)[:8]}"
-    decoder, tail = keras.models.clone_model(first.model), encoder.tail
-    decoder.set_weights(first.model.get_weights())
-    decoder.get_layer("standardise").finalize_state()
+    decoder, tail = copy_decoder(first.model), encoder.tail
     encoder.cnn.trainable = True
     for layer in tail.layers:
         if isinstance(layer, keras.layers.BatchNormalization):
@@ -110,49 +92,26 @@ def fine_tune(
     middle = keras.Input(tail.input_shape[1:], name="middle")
     tokens = keras.Input((None, None), dtype="int32", name="tokens")
     model = keras.Model([middle, tokens], decoder([tail(middle), tokens]))
-
-    with training_folder(folder, identity):
-        history = read_history(folder, HISTORY_COLUMNS)
-        batches = training.batches(
-            vocabulary,
-            batch_size=recipe.batch_size,
-            seed=seed,
-            epoch=len(history),
-            mirrored=training.mirrored,
-            by_photo=True,
-        )
-        slower = replace(recipe, learning_rate=tuning.learning_rate, cosine=True)
-        compile_decoder(model, slower, tuning.epochs * len(batches))
-        if len(history) < tuning.epochs:
-            if len(history):
-                model.load_weights(weights_file(folder, len(history)))
-            journal = _TunedJournal(
-                folder,
-                history,
-                epoch_losses,
-                dev.features,
-                dev.references,
-                vocabulary,
-                len(batches),
-                seed,
-            )
-            journal.parts = decoder, tail
-            model.fit(
-                batches,
-                epochs=tuning.epochs,
-                initial_epoch=len(history),
-                validation_data=dev.batches(vocabulary, batch_size=256, by_photo=True),
-                callbacks=[journal],
-                shuffle=False,
-                verbose=0,
-            )
-            history = journal.history
-        best_epoch = best_epoch_of(history)
-        model.load_weights(weights_file(folder, best_epoch))
-        with atomic_path(folder / ENCODER_FILE, size_on_disk(encoder.cnn)) as part:
-            encoder.cnn.save_weights(part)
-        save_decoder(decoder, folder / DECODER_FILE, vocabulary)
-    return FineTuned(decoder, history, best_epoch, folder)
+    slower = replace(recipe, learning_rate=tuning.learning_rate, cosine=True, by_photo=True)
+    tuned = fit_resumably(
+        model,
+        folder=folder / f"fine_tuned-{content_hash(identity)[:8]}",
+        identity=identity,
+        figures=LOSSES,
+        epochs=tuning.epochs,
+        prepare=lambda done: prepare_fit(
+            model, slower, vocabulary, training, dev, tuning.epochs, done, seed
+        ),
+        vocabulary=vocabulary,
+        dev=dev,
+        seed=seed,
+        decoder=decoder,
+        dev_features=lambda: tuned_features(tail, dev.features),
+    )
+    with atomic_path(tuned.folder / ENCODER_FILE, size_on_disk(encoder.cnn)) as part:
+        encoder.cnn.save_weights(part)
+    save_decoder(decoder, tuned.folder / DECODER_FILE, vocabulary)
+    return replace(tuned, model=decoder)
 
 
 def tuned_features(tail: keras.Model, middle: np.ndarray, batch_size: int = 50) -> np.ndarray:
@@ -192,73 +151,42 @@ def load_fine_tuned(
     return load_decoder(folder / DECODER_FILE, vocabulary), tuned
 
 
-class _TunedJournal(Journal):
-    """Scores a decoder on the features of a CNN that changes from epoch to epoch."""
-
-    def decoder(self):
-        return self.parts[0]
-
-    def dev_features(self):
-        return tuned_features(self.parts[1], self.features)
-
-
-def fine_tune_run(settings: Settings) -> FineTuned:
+def fine_tune_run(settings: Settings) -> Training:
     """Fine-tunes after notebook 04, from the files of the run.
 
     Raises:
-        SettingsError: the run's decoder doesn't look at places.
+        SettingsError: the run's decoder doesn't look at regions.
         EncoderError: this CNN has no blocks that can be fine-tuned.
     """
-    kind = decoder_kind(settings.decoder).features
-    if kind != "spatial":
+    if decoder_kind(settings.decoder).features != "spatial":
         raise SettingsError(
             f"DECODER is {settings.decoder!r}; fine-tuning needs one that reads spatial features. "
             "Run with DECODER=attention."
         )
     recipe = our_recipe(settings.dataset, settings.decoder)
     table = read_caption_table(settings.captions_file)
-    vocabulary = Vocabulary.load(settings.vocabulary_file)
     encoder, dataset = load_encoder_for(settings), load_dataset(settings)
+    known = {
+        "vocabulary": Vocabulary.load(settings.vocabulary_file),
+        "folder": settings.training_folder,
+        "seed": settings.seed,
+    }
 
-    def sets(features, mirrored):
-        return (
-            caption_set(table, features, "train", recipe.cleaning, mirrored),
-            caption_set(table, features, "dev", recipe.cleaning),
-        )
+    def sets(features_of):
+        features = features_of(mirrored=False)
+        mirrored = features_of(mirrored=True) if recipe.mirrored else None
+        return {
+            "training": caption_set(table, features, "train", recipe.cleaning, mirrored),
+            "dev": caption_set(table, features, "dev", recipe.cleaning),
+        }
 
-    def mirror(load):
-        return load() if recipe.mirrored else None
-
-    where = settings.features_folder
-    spatial = sets(
-        load_features(where, "spatial", encoder.name),
-        mirror(lambda: load_features(where, "spatial", encoder.name, mirrored=True)),
-    )
-    first = train(
-        recipe,
-        settings.decoder,
-        vocabulary,
-        *spatial,
-        settings.training_folder,
-        settings.epochs,
-        settings.seed,
-    )
+    where, epochs = settings.features_folder, settings.epochs
+    spatial = sets(partial(load_features, where, "spatial", encoder.name))
+    first = train(recipe, decoder=settings.decoder, epochs=epochs, **spatial, **known)
     del spatial  # gigabytes
-    middle = sets(
-        extract_features(encoder, dataset, where, "middle"),
-        mirror(lambda: extract_features(encoder, dataset, where, "middle", mirrored=True)),
-    )
-    tuning = replace(FineTuning(), epochs=min(FineTuning().epochs, settings.epochs))
-    return fine_tune(
-        encoder,
-        first,
-        recipe,
-        tuning,
-        vocabulary,
-        *middle,
-        settings.training_folder,
-        settings.seed,
-    )
+    middle = sets(partial(extract_features, encoder, dataset, where, "middle"))
+    tuning = replace(FineTuning(), epochs=min(FineTuning().epochs, epochs))
+    return fine_tune(encoder, first, recipe=recipe, tuning=tuning, **middle, **known)
 
 
 def main() -> int:

@@ -459,6 +459,20 @@ def build_decoder(
     return model
 
 
+def copy_decoder(model: keras.Model, **options) -> keras.Model:
+    """Builds a decoder once more, with weights of its own, and perhaps with other options."""
+    settings = model.settings
+    copy = build_decoder(
+        settings.name,
+        settings.vocabulary_size,
+        settings.feature_shape,
+        **(settings.options | options),
+    )
+    copy.set_weights(model.get_weights())
+    copy.get_layer("standardise").finalize_state()  # which setting weights alone doesn't do
+    return copy
+
+
 def search_models(model: keras.Model) -> SearchModels:
     """Returns the search models of a decoder from `build_decoder`."""
     return model.decoder.search_models()

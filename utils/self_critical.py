@@ -13,27 +13,21 @@ caption weighs as much as it was better than the others. So plain Keras does it,
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 
 import keras
 import numpy as np
-from keras import ops
 
 from utils.batches import CaptionSet, bucket_length
-from utils.captions import END, PAD, START, UNKNOWN, Vocabulary
-from utils.decoder import build_decoder, search_models
-from utils.machinery.checkpoints import (
-    best_epoch_of,
-    read_history,
-    read_seconds,
-    training_folder,
-    weights_file,
-)
-from utils.machinery.devices import agree, keep_memory, share, spread
+from utils.captions import END, PAD, START, Vocabulary
+from utils.decoder import copy_decoder
+from utils.machinery.checkpoints import read_seconds
+from utils.machinery.devices import Devices, distributed, share
 from utils.machinery.files import content_hash
 from utils.metrics import Cider, tokenize
-from utils.training import Journal, Recipe, Training, token_losses
+from utils.search import CaptionSampler
+from utils.training import Recipe, Training, fit_resumably, token_losses
 
-HISTORY_COLUMNS = ["epoch", "reward", "dev_cider", "learning_rate"]
 _END_WORD = "<end>"
 
 
@@ -84,77 +78,14 @@ class CaptionReward:
             [[[*tokenize(text), _END_WORD] for text in group] for group in references]
         )
 
-    def __call__(self, photo: int, numbers: Sequence[int]) -> float:
+    def __call__(self, photo: int, token_ids: Sequence[int]) -> float:
         """Scores a drawn caption, 0 to 10; its END is there unless it was cut off."""
-        words = tokenize(" ".join(self._vocabulary.decode(numbers)))
-        if len(numbers) and numbers[-1] == END:
+        words = tokenize(" ".join(self._vocabulary.decode(token_ids)))
+        if len(token_ids) and token_ids[-1] == END:
             words.append(_END_WORD)
         return self._cider.score(words, photo)
 
 
-class SampleStep(keras.Model):
-    """One step of drawing: the next word of every caption, at random by its probability."""
-
-    def __init__(self, step: keras.Model, **kwargs):
-        super().__init__(**kwargs)
-        self.step = step
-
-    def call(self, inputs):
-        """Takes what the step model takes, and "chance" `(n, k)` in [0, 1); returns "token" too.
-
-        The word is the one at which the summed probabilities pass `chance`, so that NumPy's numbers
-        decide, the same ones on every backend.
-        """
-        states = {name: value for name, value in inputs.items() if name != "chance"}
-        outputs = dict(self.step(states))
-        logits = outputs.pop("logits")
-        outputs.pop("attention", None)
-        forbidden = np.zeros(logits.shape[-1], "float32")
-        forbidden[[PAD, START, UNKNOWN]] = -1e9
-        reached = ops.cumsum(ops.softmax(logits + forbidden, axis=-1), axis=-1)
-        below = reached <= ops.expand_dims(inputs["chance"], -1) * reached[..., -1:]
-        token = ops.sum(ops.cast(below, "int32"), axis=-1, keepdims=True)
-        return {"token": token, **outputs}
-
-
-class CaptionSampler:
-    """Draws captions from a decoder; keeps its compiled step.
-
-    Args:
-        model: a decoder from `utils.decoder`.
-        samples: captions of each photograph.
-        max_tokens: where a caption is cut off.
-    """
-
-    def __init__(self, model: keras.Model, samples: int, max_tokens: int):
-        models = search_models(model)
-        self._start = models.start
-        self._states = set(models.step.output) - {"logits", "attention"}
-        self._step = SampleStep(models.step)
-        self._samples = samples
-        self._max_tokens = max_tokens
-
-    def draw(self, features: np.ndarray, random: np.random.Generator) -> np.ndarray:
-        """Draws captions: `(n, samples, length)` int32, each to its END or cut off, then PAD."""
-        inputs = {}
-        for name, value in self._start.predict_on_batch(features).items():
-            value = np.repeat(value, self._samples, axis=1) if name in self._states else value
-            inputs[name] = ops.convert_to_tensor(value)
-        shape = (len(features), self._samples)
-        token = np.full((*shape, 1), START, "int32")
-        ended = np.zeros(shape, bool)
-        columns = []
-        while len(columns) < self._max_tokens and not ended.all():
-            chance = random.random(shape, "float32")
-            outputs = self._step.predict_on_batch({"token": token, "chance": chance, **inputs})
-            token = outputs.pop("token")
-            columns.append(np.where(ended, PAD, token[..., 0]))
-            ended |= token[..., 0] == END
-            inputs |= outputs
-        return np.stack(columns, axis=-1)
-
-
-@keras.saving.register_keras_serializable("photograph_captions")
 class WeightedTokenLoss(keras.losses.Loss):
     """Cross-entropy of every token, times its weight, summed: `sample_weight` is the advantage."""
 
@@ -163,7 +94,7 @@ class WeightedTokenLoss(keras.losses.Loss):
         super().__init__(name=name, reduction="sum", **kwargs)
 
     def call(self, y_true, y_pred):
-        """Returns the loss at every place, `(n, k, length)`."""
+        """Returns the loss of every token, `(n, k, length)`."""
         return token_losses(y_true, y_pred)
 
 
@@ -174,80 +105,69 @@ def advantages(rewards: np.ndarray) -> np.ndarray:
     return rewards - others
 
 
-@spread()
 def train_self_critical(
     first: Training,
+    *,
     recipe: Recipe,
     stage: SelfCritical,
-    decoder: str,
     vocabulary: Vocabulary,
     training: CaptionSet,
     dev: CaptionSet,
     epochs: int | None = None,
     seed: int = 42,
+    devices: Devices | None = None,
 ) -> Training:
     """Trains a trained decoder further on its own captions, or goes on where it was killed.
 
-    Dropout is off: what is judged must be what was drawn. On DEVICES devices, if that is set: they
-    share the steps, and each draws all captions for itself.
+    Dropout is off: what is judged must be what was drawn. Several devices share the steps, and each
+    draws all captions for itself.
 
     Args:
         first: the finished first stage; this one lies in a folder inside its own.
-        recipe: of the first stage.
+        recipe: of the first stage, whose `clip_norm` is kept.
         stage: how to train.
-        decoder: a key of `utils.decoder.DECODERS`.
         vocabulary, training, dev: as for the first stage.
         epochs: cuts the stage's epochs short.
         seed: of drawing and of the order of the photographs.
+        devices: over what to distribute it.
 
     Returns:
         The decoder after the best epoch by dev CIDEr. Epoch 0 is the first stage: where nothing got
         better, it is what comes back.
+
+    Raises:
+        FolderInUseError, DiskFullError, StaleArtefactError, DivergedError: as `fit_resumably`.
     """
     stage = replace(stage, epochs=min(epochs or stage.epochs, stage.epochs))
     identity = {"first": first.folder.name, "best_epoch": first.best_epoch, "stage": asdict(stage)}
     identity["seed"] = seed
-    folder = first.folder / f"self_critical-{content_hash(identity)[:8]}"
-    model = build_decoder(
-        decoder,
-        len(vocabulary),
-        training.features.shape[1:],
-        **recipe.decoder_options
-        | {"image_dropout": 0.0, "text_dropout": 0.0, "output_dropout": 0.0},
-    )
-    model.set_weights(first.model.get_weights())
-    model.get_layer("standardise").finalize_state()  # which setting weights alone doesn't do
-    with training_folder(folder, identity):
-        history = read_history(folder, HISTORY_COLUMNS)
-        agree([identity, len(history)], f"the second stage {folder.name}")
-        steps = -(-len(training.photos) // stage.batch_size)
-        if len(history) < stage.epochs:
-            keep_memory()
-            optimizer = keras.optimizers.Adam(
-                keras.optimizers.schedules.CosineDecay(stage.learning_rate, steps * stage.epochs),
-                clipnorm=recipe.clip_norm,
+    steps = -(-len(training.photos) // stage.batch_size)
+    with distributed(devices):
+        model = copy_decoder(first.model, image_dropout=0.0, text_dropout=0.0, output_dropout=0.0)
+
+        def prepare(done):
+            schedule = keras.optimizers.schedules.CosineDecay(
+                stage.learning_rate, steps * stage.epochs
             )
+            optimizer = keras.optimizers.Adam(schedule, clipnorm=recipe.clip_norm)
             optimizer.build(model.trainable_variables)
             model.compile(optimizer, WeightedTokenLoss())
-            if len(history):
-                model.load_weights(weights_file(folder, len(history)))
-            journal = Journal(
-                folder,
-                history,
-                lambda logs: {"reward": logs["reward"]},
-                dev.features,
-                dev.references,
-                vocabulary,
-                steps,
-                seed,
-            )
-            _fit(model, journal, stage, vocabulary, training, seed)
-            history = journal.history
-    best_epoch = best_epoch_of(history)
-    if history["dev_cider"].max() <= first.history["dev_cider"].max():
-        return Training(first.model, history, 0, folder)
-    model.load_weights(weights_file(folder, best_epoch))
-    return Training(model, history, best_epoch, folder)
+            return steps, partial(_fit, model, stage, vocabulary, training, seed)
+
+        second = fit_resumably(
+            model,
+            folder=first.folder / f"self_critical-{content_hash(identity)[:8]}",
+            identity=identity,
+            figures={"reward": "reward"},
+            epochs=stage.epochs,
+            prepare=prepare,
+            vocabulary=vocabulary,
+            dev=dev,
+            seed=seed,
+        )
+    if second.history["dev_cider"].max() <= first.history["dev_cider"].max():
+        return replace(second, model=first.model, best_epoch=0)
+    return second
 
 
 def summarise_self_critical(training: Training, first: Training) -> dict:
@@ -264,11 +184,11 @@ def summarise_self_critical(training: Training, first: Training) -> dict:
     }
 
 
-def _fit(model, journal, stage: SelfCritical, vocabulary, training: CaptionSet, seed: int) -> None:
+def _fit(model, stage: SelfCritical, vocabulary, training: CaptionSet, seed: int, journal) -> None:
+    """Trains the epochs that `journal` hasn't yet: draw, score, and a step after the advantages."""
     reward = CaptionReward(training.references, vocabulary)
     sampler = CaptionSampler(model, stage.samples, stage.max_tokens)
     journal.set_model(model)
-    journal.set_params({"epochs": stage.epochs})
     journal.on_train_begin()
     for epoch in range(len(journal.history), stage.epochs):
         journal.on_epoch_begin(epoch)
@@ -283,7 +203,7 @@ def _fit(model, journal, stage: SelfCritical, vocabulary, training: CaptionSet, 
             drawn = sampler.draw(features, random)
             scores = np.array(
                 [
-                    [reward(photo, numbers[numbers != PAD]) for numbers in captions]
+                    [reward(photo, token_ids[token_ids != PAD]) for token_ids in captions]
                     for photo, captions in zip(photos, drawn, strict=True)
                 ]
             )

@@ -5,8 +5,9 @@ recipe, vocabulary or number of epochs never mixes with it. `Journal` keeps ever
 """
 
 import hashlib
-import tempfile
+import math
 import time
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -21,18 +22,36 @@ from utils.captions import PAD, Vocabulary
 from utils.decoder import build_decoder, decoder_kind, standardise
 from utils.machinery.checkpoints import (
     best_epoch_of,
+    is_finite,
+    load_epoch,
     read_history,
     read_seconds,
-    size_on_disk,
+    save_epoch,
     training_folder,
     weights_file,
+    write_row,
 )
-from utils.machinery.devices import agree, from_first, is_first, keep_memory, share, spread, wait
-from utils.machinery.files import atomic_path, content_hash
+from utils.machinery.devices import (
+    Devices,
+    distributed,
+    from_first,
+    is_first,
+    keep_memory,
+    require_same,
+    share,
+    wait,
+)
+from utils.machinery.errors import CaptionProjectError
+from utils.machinery.files import content_hash
 from utils.metrics import Cider, tokenize
 from utils.search import Searcher, captions_of
 
-HISTORY_COLUMNS = ["epoch", "loss", "dev_loss", "dev_cider", "learning_rate"]
+# What the history keeps of an epoch, and what Keras calls it; losses in nats per token.
+LOSSES = {"loss": "token_loss", "dev_loss": "val_token_loss"}
+
+
+class DivergedError(CaptionProjectError, ArithmeticError):
+    """Losses or weights of a training are no finite numbers any more."""
 
 
 @dataclass(frozen=True)
@@ -108,46 +127,6 @@ def our_recipe(dataset: str, decoder: str = "merge") -> Recipe:
     return replace(recipe, by_photo=decoder_kind(decoder).features == "spatial")
 
 
-def recipe_steps(dataset: str, epochs: int = 2) -> list[tuple[str, Recipe]]:
-    """Lists the steps from the original recipe to ours, each with all steps before it.
-
-    All are short trainings of the merge decoder, since each further epoch costs every step about a
-    minute on Flickr8k; what keeps a decoder from learning by heart pays late, and shows little.
-
-    Returns:
-        Pairs of what a step changes, and the recipe as it is then.
-    """
-    ours = our_recipe(dataset)
-    options = ours.decoder_options
-    sizes = {name: options[name] for name in ("units", "embedding_units") if name in options}
-    changes = [
-        ("the original recipe", {}),
-        ("articles and digits kept", {"cleaning": ours.cleaning}),
-        (f"words seen fewer than {ours.min_count} times unknown", {"min_count": ours.min_count}),
-        (
-            "our sizes, dropout before the logits, label smoothing, cosine, weight decay",
-            {
-                "decoder_options": {**sizes, "output_dropout": 0.5},
-                "batch_size": ours.batch_size,
-                "learning_rate": ours.learning_rate,
-                "cosine": True,
-                "weight_decay": ours.weight_decay,
-                "clip_norm": ours.clip_norm,
-                "label_smoothing": ours.label_smoothing,
-            },
-        ),
-        ("embedding and logits share weights", {"decoder_options": options}),
-        ("mirrored photographs", {"mirrored": ours.mirrored}),
-    ]
-    steps, recipe = [], replace(ORIGINAL, epochs=epochs)
-    for number, (text, change) in enumerate(changes):
-        before, recipe = recipe, replace(recipe, name=f"step_{number}", **change)
-        if number == 0 or replace(before, name=recipe.name) != recipe:
-            steps.append((text, recipe))
-    return steps
-
-
-@keras.saving.register_keras_serializable("photograph_captions")
 class CaptionLoss(keras.losses.Loss):
     """Mean cross-entropy over the real target tokens of a batch, in nats; padding counts nothing.
 
@@ -209,7 +188,6 @@ def _at(targets, values):
     return ops.squeeze(ops.take_along_axis(values, targets[..., None], axis=-1), -1)
 
 
-@keras.saving.register_keras_serializable("photograph_captions")
 class TokenCrossEntropy(keras.metrics.Mean):
     """Mean cross-entropy per real target token of an epoch, in nats, without label smoothing.
 
@@ -232,7 +210,7 @@ class Training:
 
     Attributes:
         model: the decoder as it was after the best epoch.
-        history: one row an epoch; columns as `HISTORY_COLUMNS`, losses in nats per token.
+        history: one row an epoch; `epoch`, figures, `dev_cider` and `learning_rate`.
         best_epoch: the epoch with the highest dev CIDEr, counted from 1.
         folder: where history and weights lie.
     """
@@ -243,9 +221,9 @@ class Training:
     folder: Path
 
 
-@spread()
 def train(
     recipe: Recipe,
+    *,
     decoder: str,
     vocabulary: Vocabulary,
     training: CaptionSet,
@@ -253,10 +231,9 @@ def train(
     folder: Path,
     epochs: int | None = None,
     seed: int = 42,
+    devices: Devices | None = None,
 ) -> Training:
     """Trains a decoder, or goes on where an earlier call with the same arguments was killed.
-
-    On DEVICES devices, if that is set; see `utils.machinery.devices`.
 
     Args:
         recipe: how to train.
@@ -267,63 +244,125 @@ def train(
         folder: parent of the training's own folder.
         epochs: cuts the recipe's epochs short.
         seed: of first weights, shuffling and dropout.
+        devices: over what to distribute it.
+
+    Raises:
+        FolderInUseError, DiskFullError, StaleArtefactError, DivergedError: as `fit_resumably`.
+    """
+    epochs = min(epochs or recipe.epochs, recipe.epochs)
+    identity = training_identity(recipe, decoder, vocabulary, training, dev, epochs, seed)
+    with distributed(devices):
+        keras.utils.set_random_seed(seed)
+        shape = training.features.shape[1:]
+        model = build_decoder(decoder, len(vocabulary), shape, **recipe.decoder_options)
+
+        def prepare(done):
+            standardise(model, training.features)
+            return prepare_fit(model, recipe, vocabulary, training, dev, epochs, done, seed)
+
+        return fit_resumably(
+            model,
+            folder=folder / f"{recipe.name}_{decoder}-{content_hash(identity)[:8]}",
+            identity=identity,
+            figures=LOSSES,
+            epochs=epochs,
+            prepare=prepare,
+            vocabulary=vocabulary,
+            dev=dev,
+            seed=seed,
+        )
+
+
+def prepare_fit(
+    model: keras.Model,
+    recipe: Recipe,
+    vocabulary: Vocabulary,
+    training: CaptionSet,
+    dev: CaptionSet,
+    epochs: int,
+    done: int,
+    seed: int,
+) -> tuple[int, Callable]:
+    """Compiles a model for a recipe; returns what `fit_resumably` asks of `prepare`."""
+    options = {"by_photo": recipe.by_photo, "share": share()}
+    batches = training.batches(
+        vocabulary,
+        batch_size=recipe.batch_size,
+        seed=seed,
+        epoch=done,
+        mirrored=training.mirrored,
+        **options,
+    )
+    dev_batches = dev.batches(vocabulary, batch_size=256, **options)
+    compile_decoder(model, recipe, epochs * len(batches))
+
+    def fit(journal):
+        model.fit(
+            batches,
+            epochs=epochs,
+            initial_epoch=done,
+            validation_data=dev_batches,
+            callbacks=[journal],
+            shuffle=False,  # the batches shuffle themselves, the same way after a resume
+            verbose=0,
+        )
+
+    return len(batches), fit
+
+
+def fit_resumably(
+    model: keras.Model,
+    *,
+    folder: Path,
+    identity: dict,
+    figures: Mapping[str, str],
+    epochs: int,
+    prepare: Callable[[int], tuple[int, Callable]],
+    vocabulary: Vocabulary,
+    dev: CaptionSet,
+    seed: int,
+    decoder: keras.Model | None = None,
+    dev_features: Callable | None = None,
+) -> Training:
+    """Trains a model in a folder that keeps every epoch, or goes on where it was killed there.
+
+    It lets the whole process keep the memory that it frees (`keep_memory`).
+
+    Args:
+        model: what learns; with the weights of its best epoch afterwards.
+        folder: of this training alone.
+        identity: all that the result depends on; kept in the folder.
+        figures: of an epoch, for each column of the history the name in Keras's logs.
+        epochs: in all.
+        prepare: compiles the model before the epoch `done`, counted from 0; returns how many
+            batches an epoch has, and what trains the epochs to come with the callback it is given.
+        vocabulary, dev: for the dev CIDEr of greedy captions, which chooses the best epoch.
+        seed: of dropout.
+        decoder: the part of the model that makes captions, if it is not all of it.
+        dev_features: makes what it reads, if that is not `dev.features`.
 
     Raises:
         FolderInUseError: another process is at the same training.
         DiskFullError: there is no room for an epoch's weights; the epochs before are kept.
+        StaleArtefactError: history or weights in the folder are damaged.
+        DivergedError: losses or weights are no finite numbers any more.
     """
-    epochs = min(epochs or recipe.epochs, recipe.epochs)
-    identity = training_identity(recipe, decoder, vocabulary, training, dev, epochs, seed)
-    folder = folder / f"{recipe.name}_{decoder}-{content_hash(identity)[:8]}"
-
-    def new_decoder() -> keras.Model:
-        keras.utils.set_random_seed(seed)
-        shape = training.features.shape[1:]
-        return build_decoder(decoder, len(vocabulary), shape, **recipe.decoder_options)
-
     with training_folder(folder, identity):
-        history = read_history(folder, HISTORY_COLUMNS)
-        agree([identity, len(history)], f"the training {folder.name}")
+        history = read_history(folder, ["epoch", *figures, "dev_cider", "learning_rate"])
+        require_same([identity, len(history)], f"the training {folder.name}")
         if len(history) < epochs:
-            model = new_decoder()
-            standardise(model, training.features)
-            batches = training.batches(
-                vocabulary,
-                batch_size=recipe.batch_size,
-                seed=seed,
-                epoch=len(history),
-                mirrored=training.mirrored,
-                by_photo=recipe.by_photo,
-                share=share(),
-            )
-            compile_decoder(model, recipe, epochs * len(batches))
+            keep_memory()
+            steps, fit = prepare(len(history))
             if len(history):
-                model.load_weights(weights_file(folder, len(history)))
+                load_epoch(model, folder, len(history))
+            score = _dev_scorer(decoder or model, vocabulary, dev, dev_features)
             journal = Journal(
-                folder,
-                history,
-                epoch_losses,
-                dev.features,
-                dev.references,
-                vocabulary,
-                len(batches),
-                seed,
+                folder, history, figures, decoder or model, score, epochs, steps, seed
             )
-            model.fit(
-                batches,
-                epochs=epochs,
-                initial_epoch=len(history),
-                validation_data=dev.batches(
-                    vocabulary, batch_size=256, by_photo=recipe.by_photo, share=share()
-                ),
-                callbacks=[journal],
-                shuffle=False,  # the batches shuffle themselves, the same way after a resume
-                verbose=0,
-            )
+            fit(journal)
             history = journal.history
-    best_epoch = best_epoch_of(history)
-    model = new_decoder()
-    model.load_weights(weights_file(folder, best_epoch))
+        best_epoch = best_epoch_of(history)
+        load_epoch(model, folder, best_epoch)
     return Training(model, history, best_epoch, folder)
 
 
@@ -368,7 +407,6 @@ def training_identity(
 
 def compile_decoder(model: keras.Model, recipe: Recipe, steps: int) -> None:
     """Gives a decoder the loss and the optimizer of a recipe; `steps` is how many there will be."""
-    keep_memory()
     rate = recipe.learning_rate
     schedule = keras.optimizers.schedules.CosineDecay(rate, steps) if recipe.cosine else rate
     optimizer = keras.optimizers.AdamW(
@@ -376,11 +414,6 @@ def compile_decoder(model: keras.Model, recipe: Recipe, steps: int) -> None:
     )
     optimizer.build(model.trainable_variables)  # so that a resumed one has places to load into
     model.compile(optimizer, CaptionLoss(recipe.label_smoothing), metrics=[TokenCrossEntropy()])
-
-
-def epoch_losses(logs: dict) -> dict[str, float]:
-    """What the history keeps of an epoch that Keras reports on, losses in nats per token."""
-    return {"loss": float(logs["token_loss"]), "dev_loss": float(logs["val_token_loss"])}
 
 
 def _fingerprint(captions: CaptionSet) -> str:
@@ -394,37 +427,47 @@ def _fingerprint(captions: CaptionSet) -> str:
     return content_hash(hashes)
 
 
+def _dev_scorer(decoder, vocabulary, dev: CaptionSet, dev_features: Callable | None) -> Callable:
+    """Returns what scores greedy captions of dev with CIDEr, as the decoder is then."""
+    searcher = Searcher(decoder, beam=1)
+    cider = Cider([[tokenize(text) for text in group] for group in dev.references])
+
+    def score() -> float:
+        features = dev.features if dev_features is None else dev_features()
+        captions = captions_of(searcher.best(features), vocabulary)
+        return float(cider.scores([tokenize(text) for text in captions]).mean())
+
+    return score
+
+
 class Journal(keras.callbacks.Callback):
     """Writes every epoch to disk, scores dev, and draws the progress bar.
 
     Args:
         folder: of the training.
         history: what it came to so far; grows by a row an epoch.
-        measure: `logs -> {column: figure}`, what the history shall hold beside the epoch, the dev
-            CIDEr and the learning rate.
-        features: of dev, as the decoder reads them.
-        references: of dev, raw captions by photograph.
-        vocabulary: the decoder's.
+        figures: as of `fit_resumably`.
+        decoder: whose dropout gets seeds of its own every epoch.
+        score: returns the dev CIDEr.
+        epochs: in all.
         steps: batches an epoch.
         seed: of dropout.
     """
 
-    def __init__(self, folder, history, measure, features, references, vocabulary, steps, seed):
+    def __init__(self, folder, history, figures, decoder, score, epochs, steps, seed):
         super().__init__()
         self.folder = folder
         self.history = history
-        self.measure = measure
-        self.features = features
-        self.vocabulary = vocabulary
+        self.figures = figures
+        self.decoder = decoder
+        self.score = score
+        self.epochs = epochs
         self.steps = steps
         self.seed = seed
-        self.cider = Cider([[tokenize(text) for text in group] for group in references])
 
     def on_train_begin(self, logs=None):
-        self.searcher = Searcher(self.decoder(), beam=1)
-        epochs = self.params["epochs"]
         self.bar = tqdm(
-            total=epochs * self.steps,
+            total=self.epochs * self.steps,
             initial=len(self.history) * self.steps,
             desc=self.folder.name.rsplit("-", 1)[0],
             unit="batch",
@@ -438,7 +481,7 @@ class Journal(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch, logs=None):
         self.begun = time.monotonic()
         # Dropout would go on from its first seed after a resume; so every epoch has its own seeds.
-        for place, layer in enumerate(self.decoder().layers):
+        for place, layer in enumerate(self.decoder.layers):
             generator = getattr(layer, "seed_generator", None)
             if generator is not None:
                 generator.state.assign([self.seed + place, epoch << 16])
@@ -447,61 +490,31 @@ class Journal(keras.callbacks.Callback):
         self.bar.update()
 
     def on_epoch_end(self, epoch, logs=None):
+        epoch += 1
+        figures = {column: float(logs[name]) for column, name in self.figures.items()}
+        # A lost loss can look finite: `token_losses` ends where float32 does.
+        if not (all(map(math.isfinite, figures.values())) and is_finite(self.model)):
+            raise DivergedError(
+                f"In epoch {epoch} weights or losses ({figures}) are no finite numbers any more, "
+                "and the epoch was not kept. Lower the learning rate, or look for features that "
+                "are no numbers (notebook 03)."
+            )
         row = {
-            "epoch": epoch + 1,
-            **self.measure(logs),
-            "dev_cider": from_first(self.score_dev()),  # so that all find the same epoch best
+            "epoch": epoch,
+            **figures,
+            "dev_cider": from_first(self.score()),  # so that all find the same epoch best
             "learning_rate": float(ops.convert_to_numpy(self.model.optimizer.learning_rate)),
         }
-        seconds = {"epoch": row["epoch"], "seconds": round(time.monotonic() - self.begun, 2)}
-        self._save_weights(weights_file(self.folder, row["epoch"]))
+        seconds = {"epoch": epoch, "seconds": round(time.monotonic() - self.begun, 2)}
+        save_epoch(self.model, self.folder, epoch)
         earlier = read_seconds(self.folder)
-        earlier = earlier[earlier["epoch"] < row["epoch"]]  # a kill can come before the history
-        _write_rows(self.folder / "seconds.csv", earlier, seconds)
-        self.history = _write_rows(self.folder / "history.csv", self.history, row)
+        earlier = earlier[earlier["epoch"] < epoch]  # a kill can come before the history
+        write_row(self.folder / "seconds.csv", earlier, seconds)
+        self.history = write_row(self.folder / "history.csv", self.history, row)
         if is_first():
-            self._remove_weights_except({row["epoch"], best_epoch_of(self.history)})
-        wait()  # what comes next may read these files
-        shown = ", ".join(
-            f"{name.replace('_', ' ')} {row[name]:.3g}"
-            for name in row
-            if name not in ("epoch", "learning_rate")
-        )
-        self.bar.set_postfix_str(f"epoch {row['epoch']}: {shown}")
-
-    def decoder(self) -> keras.Model:
-        """The decoder in what is trained: all of it, or a part."""
-        return self.model
-
-    def dev_features(self):
-        """The features of dev as the decoder reads them now."""
-        return self.features
-
-    def score_dev(self) -> float:
-        """CIDEr of greedy captions of dev."""
-        captions = captions_of(self.searcher.best(self.dev_features()), self.vocabulary)
-        return float(self.cider.scores([tokenize(text) for text in captions]).mean())
-
-    def _save_weights(self, file: Path) -> None:
-        if is_first():
-            with atomic_path(file, size_on_disk(self.model)) as part:
-                self.model.save_weights(part)
-        else:  # Keras exchanges weights between the processes as it writes them, so all have to
-            with tempfile.TemporaryDirectory() as folder:
-                self.model.save_weights(Path(folder) / file.name)
-
-    def _remove_weights_except(self, epochs: set[int]) -> None:
-        keep = {weights_file(self.folder, epoch) for epoch in epochs}
-        for file in self.folder.glob("epoch-*.weights.h5"):
-            if file not in keep:
+            keep = {weights_file(self.folder, one) for one in (epoch, best_epoch_of(self.history))}
+            for file in set(self.folder.glob("epoch-*.weights.h5")) - keep:
                 file.unlink()
-
-
-def _write_rows(file: Path, table: pd.DataFrame, row: dict) -> pd.DataFrame:
-    """Writes `table` with one more row, in the first process, and returns it."""
-    rows = [table] if len(table) else []  # pandas warns about joining an empty table
-    table = pd.concat([*rows, pd.DataFrame([row])], ignore_index=True)
-    if is_first():
-        with atomic_path(file) as part:
-            table.to_csv(part, index=False)
-    return table
+        wait()  # what comes next may read these files
+        shown = [f"{name.replace('_', ' ')} {row[name]:.3g}" for name in (*figures, "dev_cider")]
+        self.bar.set_postfix_str(f"epoch {epoch}: {', '.join(shown)}")

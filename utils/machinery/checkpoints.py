@@ -1,12 +1,14 @@
-"""The journal of a training: what every epoch came to, on disk before the next one begins.
+"""What training keeps on disk: weights and figures of every epoch, and finished decoders.
 
 After every epoch the weights are written first, then `history.csv`: its last row is the truth about
 how far the training came, and what a killed one goes on from. Of several processes only the first
 one writes, and the others wait.
 """
 
+import io
 import json
 import math
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -21,8 +23,19 @@ from utils.captions import Vocabulary
 from utils.decoder import DECODERS, DecoderSettings, build_decoder
 from utils.machinery.devices import is_first
 from utils.machinery.errors import StaleArtefactError
-from utils.machinery.files import content_hash, read_arrays, require, write_arrays, write_json
+from utils.machinery.files import (
+    atomic_path,
+    content_hash,
+    invalid,
+    read_arrays,
+    read_table,
+    read_text,
+    require,
+    write_arrays,
+    write_json,
+)
 from utils.machinery.lock import only_one_in
+from utils.settings import short_path
 
 
 @contextmanager
@@ -46,23 +59,92 @@ def best_epoch_of(history: pd.DataFrame) -> int:
 
 
 def read_history(folder: Path, columns: Sequence[str]) -> pd.DataFrame:
-    """Reads a training's history; empty if it has not finished an epoch."""
-    file = folder / "history.csv"
+    """Reads a training's history; empty if it has not finished an epoch.
+
+    Raises:
+        StaleArtefactError: it is damaged; the message says how to go on.
+    """
+    file, remedy = folder / "history.csv", _train_again(folder)
     if not file.exists():
         return pd.DataFrame(columns=columns)
-    # Python's float reads every digit, so that what is written again is what was read.
-    return pd.read_csv(file, converters=dict.fromkeys(columns[1:], float))
+    text = read_text(file, remedy)
+    try:
+        # Python's float reads every digit, so that what is written again is what was read.
+        table = pd.read_csv(io.StringIO(text), converters=dict.fromkeys(columns[1:], float))
+    except ValueError as error:  # pandas' own are ValueErrors
+        reason = str(error).strip()
+        raise invalid(file, f"it is no table of numbers ({reason})", remedy) from error
+    whole = list(table) == list(columns) and text.endswith("\n")
+    if not whole or table["epoch"].tolist() != [*range(1, len(table) + 1)]:
+        raise invalid(file, f"it is torn, or not of {', '.join(columns)}, epoch by epoch", remedy)
+    if not np.isfinite(table.to_numpy("float64")).all():
+        raise invalid(file, "not all of its numbers are finite", remedy)
+    return table
 
 
 def read_seconds(folder: Path) -> pd.DataFrame:
     """Reads how long each epoch took; not in the history, which is the same for the same seed."""
-    file = folder / "seconds.csv"
-    return pd.read_csv(file) if file.exists() else pd.DataFrame(columns=["epoch", "seconds"])
+    file, columns = folder / "seconds.csv", ["epoch", "seconds"]
+    if not file.exists():
+        return pd.DataFrame(columns=columns)
+    return read_table(file, columns, "Delete it: it only says how long the epochs took.")
+
+
+def write_row(file: Path, table: pd.DataFrame, row: dict) -> pd.DataFrame:
+    """Writes `table` with one more row, in the first process, and returns it."""
+    rows = [table] if len(table) else []  # pandas warns about joining an empty table
+    table = pd.concat([*rows, pd.DataFrame([row])], ignore_index=True)
+    if is_first():
+        with atomic_path(file) as part:
+            table.to_csv(part, index=False)
+    return table
 
 
 def weights_file(folder: Path, epoch: int) -> Path:
     """Where the weights after an epoch lie; kept are those of the best and of the last one."""
     return folder / f"epoch-{epoch:03}.weights.h5"
+
+
+def save_epoch(model: keras.Model, folder: Path, epoch: int) -> None:
+    """Writes a model's weights, and those of its optimizer, as they are after an epoch."""
+    file = weights_file(folder, epoch)
+    if is_first():
+        with atomic_path(file, size_on_disk(model)) as part:
+            model.save_weights(part)
+    else:  # Keras exchanges weights between the processes as it writes them, so all have to
+        with tempfile.TemporaryDirectory() as elsewhere:
+            model.save_weights(Path(elsewhere) / file.name)
+
+
+def load_epoch(model: keras.Model, folder: Path, epoch: int) -> None:
+    """Gives a model the weights that it had after an epoch.
+
+    Raises:
+        StaleArtefactError: they are missing or damaged; the message says how to go on.
+    """
+    file, finding = weights_file(folder, epoch), ""
+    try:
+        model.load_weights(file)
+        if not is_finite(model):
+            finding = "it holds weights that are no finite numbers"
+    except (OSError, ValueError, LookupError, RuntimeError, TypeError, AttributeError) as error:
+        finding = f"it holds no weights of this decoder ({str(error).strip()[:100]})"
+    if finding:
+        remedy = _train_again(folder)
+        if earlier := [one for one in range(1, epoch) if weights_file(folder, one).exists()]:
+            remedy += (
+                f" Or, to go on from epoch {earlier[-1]}, delete all later rows of history.csv."
+            )
+        raise invalid(file, finding if file.exists() else "it is missing", remedy)
+
+
+def is_finite(model: keras.Model) -> bool:
+    """Whether all weights of a model are numbers, and finite."""
+    return all(np.isfinite(ops.convert_to_numpy(one)).all() for one in model.weights)
+
+
+def _train_again(folder: Path) -> str:
+    return f"Delete the folder {short_path(folder)} and train again."
 
 
 def size_on_disk(model: keras.Model) -> int:

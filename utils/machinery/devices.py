@@ -1,10 +1,10 @@
 """Several devices, on one machine or many: who computes which part, and who writes.
 
 Every device holds the whole decoder and gets a part of each batch (data parallelism), through
-`keras.distribution` on the JAX backend: the only one on which Keras spreads over machines. The
-result is that of one device but for rounding, so, like KERAS_BACKEND, the settings DEVICES,
-PROCESSES, PROCESS and ADDRESS say where something is computed, never what. They stand in no
-training's identity, and what one device began, several can finish.
+`keras.distribution` on the JAX backend: the only one on which Keras can use several machines. The
+result is that of one device but for rounding, so the settings DEVICES, PROCESSES, PROCESS and
+ADDRESS say where something is computed, never what: no training's identity holds them, and what one
+device began, several can finish.
 
 With one device and one process, which is the default, only `keep_memory` does anything.
 """
@@ -27,18 +27,25 @@ _process, _processes = 0, 1  # which process this is, of how many; `start` sets 
 
 
 @dataclass(frozen=True)
-class Share:
-    """Which part of every batch this process feeds.
+class Devices:
+    """Over how many devices and processes a training is distributed."""
 
-    Attributes:
-        process: its number, counted from 0.
-        processes: how many there are.
-        devices: of all processes together; a multiple of `processes`.
-    """
-
-    process: int = 0
+    count: int  # of all processes together
     processes: int = 1
-    devices: int = 1
+
+    @classmethod
+    def of(cls, settings: Settings) -> "Devices | None":
+        """Returns what the settings DEVICES and PROCESSES ask for, None for one device."""
+        return None if settings.devices == 1 else cls(settings.devices, settings.processes)
+
+
+@dataclass(frozen=True)
+class Share:
+    """Which part of every batch this process feeds."""
+
+    process: int = 0  # counted from 0
+    processes: int = 1
+    devices: int = 1  # of all processes together; a multiple of `processes`
 
     def places(self, count: int) -> np.ndarray:
         """Lists this process's places in a batch of `count` rows, `(n,)` int64, in order.
@@ -52,9 +59,9 @@ class Share:
 
 
 def start(settings: Settings) -> None:
-    """Joins the processes that work together; call it before anything is computed.
+    """Joins the processes that work together, and returns once all of them are there.
 
-    Returns once all of them are there.
+    It changes JAX for the whole program, so call it before anything is computed.
 
     Raises:
         SettingsError: there are several processes, and Keras doesn't run on JAX.
@@ -83,29 +90,28 @@ def is_first() -> bool:
 
 
 @contextmanager
-def spread() -> Iterator[None]:
-    """Spreads the models that are made in the block, and their training, over DEVICES devices.
+def distributed(devices: Devices | None) -> Iterator[None]:
+    """Distributes the models that are made in the block, and their training, over devices.
 
-    A decorator as well. `share` says in the block which part of a batch belongs to this process.
+    `share` says in the block which part of a batch belongs to this process.
 
     Raises:
         SettingsError: Keras doesn't run on JAX, there are fewer devices, or the processes were not
             joined by `start`.
     """
-    settings = Settings.from_environment()
-    if settings.devices == 1:
+    if devices is None:
         yield
         return
+    names = _device_names(devices)
     import keras
 
-    devices = _choose(settings)
     # Each process feeds its own share, so Keras has nothing to divide.
-    with keras.distribution.DataParallel(devices=devices, auto_shard_dataset=False).scope():
+    with keras.distribution.DataParallel(devices=names, auto_shard_dataset=False).scope():
         yield
 
 
 def share() -> Share:
-    """Which part of every batch this process feeds: all of it outside of `spread`."""
+    """Which part of every batch this process feeds: all of it outside of `distributed`."""
     import keras
 
     distribution = keras.distribution.distribution()
@@ -115,17 +121,16 @@ def share() -> Share:
 
 
 def keep_memory() -> None:
-    """Lets this process keep the memory that it frees, for what it allocates next.
+    """Lets this whole process keep the memory that it frees, for what it allocates next.
 
-    Each step of a training allocates hundreds of megabytes anew. The C library of Linux hands them
-    back to the system, which clears every page again: more than a tenth of a step. Elsewhere it
-    does nothing.
+    Each step of a training allocates hundreds of megabytes again. The C library of Linux hands them
+    back to the system, which clears every page: more than a tenth of a step. Elsewhere it does
+    nothing. It is called where training and extraction begin, and lasts as long as the process.
     """
-    if platform.libc_ver()[0] != "glibc":
-        return
-    library = ctypes.CDLL(None)
-    library.mallopt(_M_MMAP_MAX, 0)
-    library.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+    if platform.libc_ver()[0] == "glibc":
+        library = ctypes.CDLL(None)
+        library.mallopt(_M_MMAP_MAX, 0)
+        library.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def wait() -> None:
@@ -138,7 +143,7 @@ def from_first(number: float) -> float:
     return float(np.frombuffer(_gather(np.float64(number).tobytes())[0])[0])
 
 
-def agree(content: Any, about: str) -> None:
+def require_same(content: Any, about: str) -> None:
     """Waits for all processes and makes sure that they are about to do the same.
 
     Args:
@@ -158,6 +163,9 @@ def agree(content: Any, about: str) -> None:
         )
 
 
+agree = require_same  # until `utils.features` has the new name
+
+
 def _gather(content: bytes) -> list[bytes]:
     """What every process gave, equally many bytes each."""
     if _processes == 1:
@@ -169,24 +177,24 @@ def _gather(content: bytes) -> list[bytes]:
     return [row.tobytes()[:-1] for row in np.asarray(gathered)]
 
 
-def _choose(settings: Settings) -> list[str]:
-    """Names of the devices to spread over, the first ones of every process."""
-    _require_jax(f"DEVICES is {settings.devices}")
-    if settings.processes != _processes:
+def _device_names(devices: Devices) -> list[str]:
+    """Names of the devices to distribute over, the first ones of every process."""
+    _require_jax(f"DEVICES is {devices.count}")
+    if devices.processes != _processes:
         raise SettingsError(
-            f"PROCESSES is {settings.processes}, and this program has not joined others: notebooks "
-            "run in one process. Start `python -m tools.run_stages` once for each PROCESS first; "
-            "the notebooks, without PROCESSES, take up what it made."
+            f"PROCESSES is {devices.processes}, and this program has not joined others: notebooks "
+            "run in one process. Start `python -m tools.several_processes` once for each PROCESS "
+            "first; the notebooks, without PROCESSES, take up what it made."
         )
     import jax
 
-    each = settings.devices // settings.processes
+    each = devices.count // devices.processes
     chosen = []
-    for process in range(settings.processes):
+    for process in range(devices.processes):
         found = [device for device in jax.devices() if device.process_index == process]
         if len(found) < each:
             raise SettingsError(
-                f"DEVICES is {settings.devices} for {settings.processes} processes, and process "
+                f"DEVICES is {devices.count} for {devices.processes} processes, and process "
                 f"{process} has {len(found)} of the {each} that it needs "
                 f"({', '.join(map(str, found))}). Set DEVICES to what there is; to try it out on a "
                 f"CPU, set XLA_FLAGS=--xla_force_host_platform_device_count={each} too."

@@ -1,9 +1,8 @@
-"""What takes long, without notebooks and on many machines: `python -m tools.run_stages`.
+"""What takes long, without notebooks, by several processes: `python -m tools.several_processes`.
 
 Extracts the features of notebook 03 and trains the decoders of notebook 04, with the settings of
-the run. Several processes do it together, each started with a PROCESS
-of its own (`utils.machinery.devices`).
-The notebooks find all of it finished and go on from there, in one process.
+the run. Each process is started with a PROCESS of its own (`utils.machinery.devices`). The
+notebooks find all of it finished and go on from there, in one process.
 """
 
 import sys
@@ -14,7 +13,7 @@ from utils.dataset import load_dataset
 from utils.decoder import decoder_kind
 from utils.encoder import load_encoder_for
 from utils.features import extract_features
-from utils.machinery.devices import is_first, start, wait
+from utils.machinery.devices import Devices, is_first, start, wait
 from utils.machinery.errors import CaptionProjectError
 from utils.machinery.files import require
 from utils.self_critical import our_stage, train_self_critical
@@ -27,7 +26,7 @@ def run_stages(settings: Settings) -> None:
 
     Raises:
         MissingStageError: notebook 02 has not run.
-        SettingsError: as `utils.machinery.devices.start` and `utils.machinery.devices.spread`.
+        SettingsError: as `start` and `distributed` of `utils.machinery.devices`.
     """
     captions = read_caption_table(require(settings.captions_file, "notebook 02_clean_captions"))
     dataset = load_dataset(settings)
@@ -42,22 +41,24 @@ def run_stages(settings: Settings) -> None:
     if recipe.mirrored:
         mirrored = extract_features(encoder, dataset, folder, "spatial", mirrored=True)
 
-    where = (settings.training_folder, settings.epochs, settings.seed)
-    pooled = [
-        caption_set(captions, features, split, ORIGINAL.cleaning, kind="pooled")
-        for split in ("train", "dev")
-    ]
-    vocabulary = Vocabulary.load(settings.original_vocabulary_file)
-    train(ORIGINAL, "merge", vocabulary, *pooled, *where)
+    def known(recipe, file, kind, mirrored=None):
+        return {
+            "vocabulary": Vocabulary.load(file),
+            "training": caption_set(captions, features, "train", recipe.cleaning, mirrored, kind),
+            "dev": caption_set(captions, features, "dev", recipe.cleaning, kind=kind),
+            "epochs": settings.epochs,
+            "seed": settings.seed,
+            "devices": Devices.of(settings),
+        }
 
-    kind = decoder_kind(settings.decoder).features
-    training = caption_set(captions, features, "train", recipe.cleaning, mirrored, kind)
-    dev = caption_set(captions, features, "dev", recipe.cleaning, kind=kind)
-    known = (settings.decoder, Vocabulary.load(settings.vocabulary_file), training, dev)
-    first = train(recipe, *known, *where)
-    train_self_critical(
-        first, recipe, our_stage(settings.dataset), *known, settings.epochs, settings.seed
+    where = settings.training_folder
+    originals = known(ORIGINAL, settings.original_vocabulary_file, "pooled")
+    train(ORIGINAL, decoder="merge", folder=where, **originals)
+    ours = known(
+        recipe, settings.vocabulary_file, decoder_kind(settings.decoder).features, mirrored
     )
+    first = train(recipe, decoder=settings.decoder, folder=where, **ours)
+    train_self_critical(first, recipe=recipe, stage=our_stage(settings.dataset), **ours)
     if is_first():
         print(f"Features and trainings lie in {short_path(settings.run_folder)}.")
 
