@@ -13,7 +13,10 @@ from utils.machinery.errors import EncoderError, PhotographError
 from utils.settings import Settings
 
 SIZE = 96
-TWO_WAYS_TO_PREPROCESS = ("mobilenet_v2", "vgg16")  # scaled to [-1, 1]; BGR less the mean
+TWO_WAYS_TO_PREPROCESS = (  # scaled to [-1, 1]; BGR less the mean
+    "mobilenet_v2",
+    pytest.param("vgg16", marks=pytest.mark.slow),
+)
 
 
 @pytest.fixture(scope="module", autouse=True)

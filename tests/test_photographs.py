@@ -123,9 +123,9 @@ def _tiff(grey: np.ndarray, photometric: int = 1, bits: int = 16, sample: int = 
     return struct.pack("<2sHI", b"II", 42, 8 + len(data)) + data + count + entries + bytes(4)
 
 
-def _png(kind: int, depth: int, rows: list[bytes], width: int, clear: bytes = b"") -> bytes:
+def _png(kind: int, depth: int, rows: list[bytes], width: int, clear=b"", height=0) -> bytes:
     """A PNG file of colour type `kind`; `clear` is the content of tRNS."""
-    header = struct.pack(">IIBBBBB", width, len(rows), depth, kind, 0, 0, 0)
+    header = struct.pack(">IIBBBBB", width, height or len(rows), depth, kind, 0, 0, 0)
     chunks = [(b"IHDR", header)] + [(b"tRNS", clear)] * bool(clear)
     chunks += [(b"IDAT", zlib.compress(b"".join(b"\0" + row for row in rows))), (b"IEND", b"")]
     return b"\x89PNG\r\n\x1a\n" + b"".join(
@@ -269,7 +269,12 @@ def test_a_picture_of_too_many_pixels_is_refused_before_it_is_unpacked(tmp_path)
     # Black and white, 177 million pixels; nothing but the header is there to be decoded.
     content = _png(0, 1, [bytes(13_300 // 8 + 1)] * 13_300, 13_300)
     (tmp_path / "bomb.png").write_bytes(content[: len(content) // 10])
-    for source in (tmp_path / "bomb.png", Image.new("1", (MOST_PIXELS // 1000, 1001))):
+    larger = _png(2, 8, [b""], 60_000).replace(
+        struct.pack(">II", 60_000, 1), struct.pack(">II", 60_000, 60_000)
+    )
+    (tmp_path / "larger.png").write_bytes(larger)
+    names = [tmp_path / name for name in ("bomb.png", "larger.png")]
+    for source in (*names, Image.new("1", (MOST_PIXELS // 1000, 1001))):
         with pytest.raises(PhotographError, match="far too large"):
             open_photograph(source)
 

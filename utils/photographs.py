@@ -79,7 +79,7 @@ def _decode(source: Source, draft_size: int | None) -> Image.Image:
             f"{name} is not a picture of a kind that is read here ({Path(source).stat().st_size:,} "
             "bytes, no known picture header). Convert it to JPEG or PNG."
         ) from None
-    except (OSError, ValueError) as error:
+    except Exception as error:  # Pillow's readers raise nearly anything on damaged files
         raise _failure(name, error) from error
 
 
@@ -102,7 +102,7 @@ def _decode_opened(image: Image.Image, name: str, draft_size: int | None = None)
             image.draft(None, (draft_size, draft_size))
         image.load()
         return _to_rgb(image, name, deep)
-    except Exception as error:  # Pillow's readers raise nearly anything on damaged files
+    except Exception as error:  # as above
         raise _failure(name, error) from error
 
 
@@ -128,7 +128,7 @@ def _failure(name: str, error: Exception) -> PhotographError:
             "whole: check its permissions and its disk, and try again."
         )
     return PhotographError(
-        f"{name!r} can't be decoded ({str(error) or type(error).__name__}): it is damaged, cut "
+        f"{name} can't be decoded ({str(error) or type(error).__name__}): it is damaged, cut "
         "short or of a rare kind. Copy it again, or save it as an RGB JPEG or PNG."
     )
 

@@ -1,10 +1,14 @@
 """Photographs from anywhere, one by one and in a data set."""
 
+import errno
+import os
 import struct
+import warnings
 import zlib
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import patch
 
 import keras
 import numpy as np
@@ -154,16 +158,88 @@ def _(folder: Path, content: bytes) -> str:
     return captioner().caption(folder / "photo.jpg")
 
 
-@row("Photographs", "a decompression bomb")
-def _(folder: Path) -> str:
-    header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
+@row("Photographs", "a decompression bomb", 60_000)
+@row("Photographs", "more pixels than are read", 13_300)
+def _(folder: Path, side: int) -> str:
+    header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
     chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(bytes(1000))), (b"IEND", b"")]
+    (folder / "photo.png").write_bytes(_png(chunks))
+    with warnings.catch_warnings(record=True):  # Pillow's own, before it is refused
+        return captioner().caption(folder / "photo.png")
+
+
+def _png(chunks: list[tuple[bytes, bytes]]) -> bytes:
     content = b"\x89PNG\r\n\x1a\n"
     for name, data in chunks:
         content += struct.pack(">I", len(data)) + name + data
         content += struct.pack(">I", zlib.crc32(name + data))
-    (folder / "photo.png").write_bytes(content)
+    return content
+
+
+@row("Photographs", "a JPEG cut at a quarter", False)
+@row("Photographs", "a progressive JPEG cut at a quarter", True)
+def _(folder: Path, progressive: bool) -> str:
+    large = Image.fromarray(COLOUR).resize((1200, 900))
+    large.save(folder / "photo.jpg", progressive=progressive)
+    whole = (folder / "photo.jpg").read_bytes()
+    (folder / "photo.jpg").write_bytes(whole[: len(whole) // 4])
+    told = captioner().captions(["photo.jpg", COLOUR], errors="skip")
+    assert told[0] is None
+    return captioner().caption(folder / "photo.jpg")
+
+
+@row("Photographs", "32 bits per pixel")
+def _(folder: Path) -> str:
+    Image.fromarray(GREY.astype(np.int32)).save(folder / "photo.tif")
+    return captioner().caption(folder / "photo.tif")
+
+
+@row("Photographs", "a transparent colour of 16 bits")
+def _(folder: Path) -> str:
+    header = struct.pack(">IIBBBBB", 1, 1, 16, 2, 0, 0, 0)
+    chunks = [(b"IHDR", header), (b"tRNS", bytes(6)), (b"IDAT", zlib.compress(bytes(7)))]
+    (folder / "photo.png").write_bytes(_png([*chunks, (b"IEND", b"")]))
     return captioner().caption(folder / "photo.png")
+
+
+@row("Photographs", "a pipe")
+def _(folder: Path) -> str:
+    os.mkfifo(folder / "photo.jpg")
+    return captioner().caption(folder / "photo.jpg")
+
+
+@row("Photographs", "a device")
+def _(folder: Path) -> str:
+    return captioner().caption("/dev/zero")
+
+
+@row("Photographs", "a file that may not be read")
+def _(folder: Path) -> str:
+    Image.fromarray(COLOUR).save(folder / "photo.png")
+    denied = PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    with patch.object(Image, "open", side_effect=denied):
+        return captioner().caption(folder / "photo.png")
+
+
+@row("Photographs", "a bad one among good ones, if it may be skipped")
+def _(folder: Path) -> str:
+    found = captioner().captions([COLOUR, folder / "gone.jpg", COLOUR], errors="skip")
+    assert found == [captioner().caption(COLOUR), None, captioner().caption(COLOUR)]
+    return "None for it, and the others' captions"
+
+
+@row("Photographs", "one that is not in a list")
+def _(folder: Path) -> str:
+    assert captioner().captions(COLOUR) == [captioner().caption(COLOUR)]
+    return "one caption"
+
+
+@row("Photographs", "a beam of 0", 0)
+@row("Photographs", "a beam that is text", "5")
+@row("Photographs", "a beam that is no whole number", 2.5)
+@row("Photographs", "a beam too wide for the memory", 100_000)
+def _(folder: Path, beam) -> str:
+    return captioner().caption(COLOUR, beam)
 
 
 @row("Photographs", "a folder")
