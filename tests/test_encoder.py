@@ -157,9 +157,9 @@ def test_a_file_that_does_not_fit_is_refused_with_both_sides(untrained, tmp_path
     foreign, cut = tmp_path / "foreign.weights.h5", tmp_path / "cut.weights.h5"
     untrained("mobilenet_v2")._spatial.layers[-1].save_weights(foreign)
     cut.write_bytes(foreign.read_bytes()[:5000])
-    with pytest.raises(EncoderError, match=r"foreign.*2,\d{3},\d{3} numbers\) .*vgg16.*14,714,688"):
+    with pytest.raises(EncoderError, match=r"foreign.*vgg16.*14,714,688"):
         load_encoder("vgg16", str(foreign))
-    with pytest.raises(EncoderError, match=r"5,000 bytes, not a whole HDF5 file"):
+    with pytest.raises(EncoderError, match=r"5,000 bytes.*mobilenet_v2"):
         load_encoder("mobilenet_v2", str(cut))
     with pytest.raises(EncoderError, match=r"gone\.h5 are no such file"):
         load_encoder("vgg16", str(tmp_path / "gone.h5"))

@@ -12,14 +12,15 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-import h5py
 import keras
 import numpy as np
 
 from utils.machinery.errors import EncoderError, PhotographError
 from utils.settings import Settings
 
-_NETWORK_PATIENCE = 20  # seconds of silence after which a download counts as failed
+# Seconds of silence after which a download counts as failed. Keras sets none, and waits for minutes
+# behind a firewall that drops packets.
+_NETWORK_PATIENCE = 20
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,7 @@ class Encoder:
     def _cut(self):
         if not self.spec.tail:
             known = ", ".join(name for name, spec in ENCODERS.items() if spec.tail)
-            raise EncoderError(f"{self.name} can't be fine-tuned here; expected one of {known}.")
+            raise EncoderError(f"{self.name} can't be fine-tuned; expected one of {known}.")
         return self.cnn.get_layer(self.spec.tail).input
 
     def probe(self) -> np.ndarray:
@@ -139,9 +140,8 @@ class Encoder:
         expected = (self.image_size, self.image_size, 3)
         if pixels.ndim != 4 or pixels.shape[1:] != expected:
             raise PhotographError(
-                f"Pixels of shape {pixels.shape} don't fit {self.name}; expected (photographs, "
-                f"{', '.join(map(str, expected))}). Read them with load_pixels(photo, "
-                f"{self.image_size})."
+                f"Pixels of shape {pixels.shape} don't fit {self.name}; expected (n, *{expected}). "
+                f"Read them with load_pixels(photo, {self.image_size})."
             )
         if pixels.dtype == np.uint8 or pixels.size == 0:
             return
@@ -149,7 +149,7 @@ class Encoder:
         if not (lowest >= 0 and 1 < highest <= 255):
             raise PhotographError(
                 f"Pixels range from {lowest:.4g} to {highest:.4g}; expected [0, 255]. Pass them as "
-                "they were read: the encoder does its own preprocessing."
+                "they were read: preprocessing is done here."
             )
 
 
@@ -177,8 +177,7 @@ def load_encoder(name: str, weights: str | Path = "imagenet", seed: int = 42) ->
         path = Path(weights).expanduser()
         if not path.is_file():
             raise EncoderError(
-                f"The weights {path} are no such file. Give the path of a weights file for {name}, "
-                "or imagenet or none."
+                f"The weights {path} are no such file. Give a weights file of {name}, or imagenet."
             )
         cnn, provenance = spec.build(None), f"file {path.name}"
         _load_file(cnn, name, path)
@@ -218,33 +217,29 @@ def load_encoder_for(settings: Settings) -> Encoder:
 
 def _download(name: str, spec: EncoderSpec) -> keras.Model:
     before = socket.getdefaulttimeout()
-    # Keras sets no timeout: behind a firewall that drops packets it would wait for minutes.
     socket.setdefaulttimeout(_NETWORK_PATIENCE)
     try:
         return spec.build("imagenet")
     except Exception as error:  # Keras raises a bare Exception when the network fails
         raise EncoderError(
-            f"The ImageNet weights of {name} could not be downloaded ({error}). Go online and try "
-            "again, or name a copy of the file: weights=<file> for a captioner, WEIGHTS=<file> "
-            "for a run. WEIGHTS=none is enough to try a run out, but not for good captions."
+            f"The ImageNet weights of {name} could not be downloaded ({error}). Go online, or name "
+            "a copy of the file: weights=<file> for a captioner, WEIGHTS=<file> for a run."
         ) from error
     finally:
         socket.setdefaulttimeout(before)
 
 
 def _draw_weights(cnn: keras.Model, seed: int) -> None:
-    """Draws every kernel uniformly with variance 1 / fan-in; the rest keeps its neutral values.
+    """Draws every kernel uniformly with variance 1 / fan-in (LeCun 1998, "Efficient BackProp").
 
-    (LeCun et al. 1998, "Efficient BackProp".) NumPy draws, so that every backend gets the same. The
-    fan-in of a depthwise kernel is one channel: Keras counts all of them, and the features of its
-    untrained Xception fade to 5e-6.
+    NumPy draws, so that every backend gets the same. The fan-in of a depthwise kernel is one
+    channel: Keras counts all of them, and the features of its untrained Xception fade to 5e-6.
     """
     generator = np.random.default_rng(seed)
     for variable in cnn.weights:
         if len(variable.shape) == 4:
             height, width, channels, filters = variable.shape
-            depthwise = filters == 1
-            limit = np.sqrt(3 / (height * width * (1 if depthwise else channels)))
+            limit = np.sqrt(3 / (height * width * (1 if filters == 1 else channels)))
             variable.assign(generator.uniform(-limit, limit, variable.shape).astype(np.float32))
 
 
@@ -252,32 +247,19 @@ def _load_file(cnn: keras.Model, name: str, path: Path) -> None:
     # Keras only warns where a file lacks an array, and the CNN would go on with random numbers.
     for variable in cnn.weights:
         variable.assign(np.full(variable.shape, np.nan, np.float32))
-    cause = None
     try:
         with warnings.catch_warnings(record=True):  # the check for NaN below says it better
             cnn.load_weights(path)
         unset = sum(not np.isfinite(variable.numpy()).all() for variable in cnn.weights)
         reason = f"it leaves {unset} of them without finite numbers" if unset else ""
     except Exception as error:  # Keras and h5py raise nearly anything on files they can't use
-        cause = error
         reason = (str(error) or type(error).__name__).splitlines()[0].rstrip(".:")
     if reason:
         raise EncoderError(
-            f"{path} ({_describe(path)}) doesn't fit: {name} without its classifier has "
+            f"{path} ({path.stat().st_size:,} bytes) doesn't fit: {name} without its classifier has "
             f"{len(cnn.weights)} arrays with {cnn.count_params():,} numbers ({reason}). Give a "
-            "complete weights file of this encoder, or set ENCODER to the one it was made for."
-        ) from cause
-
-
-def _describe(path: Path) -> str:
-    sizes = []
-    try:
-        with h5py.File(path) as file:
-            file.visititems(lambda _, item: sizes.append(getattr(item, "size", None)))
-    except OSError:
-        return f"{path.stat().st_size:,} bytes, not a whole HDF5 file"
-    sizes = [size for size in sizes if size is not None]  # groups have none
-    return f"{len(sizes)} arrays with {sum(sizes):,} numbers"
+            "complete weights file of this encoder."
+        )
 
 
 def _hash_weights(cnn: keras.Model) -> str:
