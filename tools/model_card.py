@@ -22,7 +22,7 @@ _LARGEST = 20_000_000  # bytes; what everybody downloads who clones the reposito
 _SHOWN = ("BLEU-1", "BLEU-4", "ROUGE-L", "CIDEr")
 
 
-def ship(settings: Settings, folder: Path | None = None) -> Path:
+def write_model_card(settings: Settings, folder: Path | None = None) -> Path:
     """Writes bundle and card of a finished run, and returns their folder.
 
     Args:
@@ -35,14 +35,14 @@ def ship(settings: Settings, folder: Path | None = None) -> Path:
     """
     folder = folder or MODELS / settings.run_name
     metrics = read_json(require(settings.metrics_file, "notebook 05_evaluate_captions"))
-    Captioner.load(settings.run_folder).save(folder, half=True)
+    Captioner.load(settings.run_folder, settings.weights).save(folder, half=True)
     size = sum(file.stat().st_size for file in folder.iterdir())
     if size > _LARGEST:
         raise SettingsError(
             f"The bundle in {short_path(folder)} has {size / 1e6:.1f} MB; expected at most "
             f"{_LARGEST / 1e6:.0f} MB. Ship a smaller decoder."
         )
-    scores = score_split(Captioner.load(folder), settings, "dev")
+    scores = score_split(Captioner.load(folder, settings.weights), settings, "dev")
     card = {"run": settings.run_name, "dev": scores, "protocol": PROTOCOL}
     write_json(folder / CARD_FILE, card)
     write_text(folder / "README.md", card_text(folder, card, metrics, settings))
@@ -52,10 +52,7 @@ def ship(settings: Settings, folder: Path | None = None) -> Path:
 def score_split(captioner: Captioner, settings: Settings, split: str) -> dict[str, float]:
     """Captions every photograph of a split from its file, and scores the captions."""
     dataset = load_dataset(settings)
-    photos = [dataset.photo_path(photo) for photo in dataset.splits[split]]
-    captions = []
-    for start in range(0, len(photos), 64):
-        captions += captioner.captions(photos[start : start + 64])
+    captions = captioner.captions(map(dataset.photo_path, dataset.splits[split]))
     return score_captions(captions, dataset.references(dataset.splits[split]))
 
 
@@ -71,7 +68,6 @@ def card_text(folder: Path, card: dict, metrics: dict, settings: Settings) -> st
     chosen_settings = " ".join(f"{name.upper()}={getattr(settings, name)}" for name in names)
     return Template((MODELS / "TEMPLATE.md").read_text(encoding="utf-8")).substitute(
         run=card["run"],
-        folder=short_path(folder),
         encoder=metrics["encoder"]["name"],
         image_size=metrics["encoder"]["image_size"],
         decoder=metrics["decoder"],
@@ -81,7 +77,7 @@ def card_text(folder: Path, card: dict, metrics: dict, settings: Settings) -> st
         + (", with the self-critical stage" if metrics["stage"] == "second stage" else ""),
         search=f"{search.words}, length penalty {search.length_penalty}"
         + (
-            f", inverse_temperature {search.inverse_temperature}"
+            f", inverse temperature {search.inverse_temperature}"
             if search.inverse_temperature
             else ""
         ),
@@ -97,7 +93,7 @@ def card_text(folder: Path, card: dict, metrics: dict, settings: Settings) -> st
 def main() -> int:
     """Ships the run that the environment's settings name."""
     try:
-        folder = ship(Settings.from_environment())
+        folder = write_model_card(Settings.from_environment())
     except CaptionProjectError as error:
         print(f"\n{error}", file=sys.stderr)
         return 1

@@ -256,7 +256,7 @@ def _load_file(cnn: keras.Model, name: str, path: Path) -> None:
         reason = (str(error) or type(error).__name__).splitlines()[0].rstrip(".:")
     if reason:
         raise EncoderError(
-            f"{path} ({path.stat().st_size:,} bytes) doesn't fit: {name} without its classifier has "
+            f"{path} ({path.stat().st_size:,} bytes) doesn't fit: {name} without classifier has "
             f"{len(cnn.weights)} arrays with {cnn.count_params():,} numbers ({reason}). Give a "
             "complete weights file of this encoder."
         )
