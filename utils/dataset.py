@@ -238,7 +238,7 @@ class Dataset:
         """Hashes of all that results depend on, on any machine, for `require_same_data`."""
         photos = [[photo, quick_hash(self.photo_path(photo))] for photo in self.split_of]
         return {
-            "captions": content_hash(self.captions.to_numpy().tolist()),
+            "captions": content_hash(self.captions.to_dict("list")),
             "splits": content_hash(self.splits),
             "photographs": content_hash(photos),
         }
