@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tqdm import tqdm
 
-from utils.machinery.devices import agree, is_first, keep_memory, processes, wait
+from utils.machinery.devices import is_first, keep_memory, processes, require_same, wait
 from utils.machinery.errors import (
     DatasetError,
     EncoderError,
@@ -176,7 +176,7 @@ def extract_features(
     if not photos:
         raise DatasetError("The data set has no photographs. Check its folder and split files.")
     made_from = _made_from(encoder, dataset, photos, kind, mirrored)
-    agree([made_from | {"weights": None}, files.finished], f"the {kind} features")
+    require_same([made_from | {"weights": None}, files.finished], f"the {kind} features")
     if files.finished:
         files.refuse_stale(made_from)
         return load_features(folder, kind, encoder.name, mirrored)
