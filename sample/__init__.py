@@ -72,8 +72,8 @@ def sample_is_current(folder: Path, photographs: int = 600, seed: int = 2024) ->
     readme = folder / README_FILE
     files = [TOKEN_FILE, *SPLIT_FILES.values()]
     return (
-        readme.exists()
-        and readme.read_text(encoding="utf-8") == _readme(photographs, seed)
+        readme.is_file()
+        and readme.read_bytes() == _readme(photographs, seed).encode()
         and all((folder / name).exists() for name in files)
         and len(list((folder / PHOTO_FOLDER).glob("*.jpg"))) == photographs
     )
@@ -103,7 +103,7 @@ def _draw_into(folder: Path, photographs: int, seed: int) -> None:
     for split, count in counts.items():
         chosen, names = names[:count], names[count:]
         _write_lines(folder / SPLIT_FILES[split], chosen)
-    (folder / README_FILE).write_text(_readme(photographs, seed), encoding="utf-8")
+    (folder / README_FILE).write_bytes(_readme(photographs, seed).encode())
 
 
 def _share(split: str, photographs: int) -> int:

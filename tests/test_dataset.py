@@ -295,9 +295,10 @@ def test_the_sample_is_drawn_once_and_read_without_oddities(tmp_path, monkeypatc
 
 
 def test_the_sample_is_not_drawn_over_somebodys_files(kaggle):
+    (kaggle / "readme.txt").write_bytes(b"caf\xe9")
     with pytest.raises(DatasetError, match="set DATASET=flickr8k too"):
         load_dataset(Settings(dataset="sample", data=kaggle))
-    assert {path.name for path in kaggle.iterdir()} == {"Images", "captions.txt"}
+    assert {path.name for path in kaggle.iterdir()} == {"Images", "captions.txt", "readme.txt"}
 
 
 # What results were made from

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from utils.machinery.errors import MissingStageError, StaleArtefactError
+from utils.machinery.errors import MissingStageError, SettingsError, StaleArtefactError
 from utils.machinery.files import (
     atomic_path,
     changed_files,
@@ -62,6 +62,15 @@ def test_others_may_read_what_is_written_as_with_any_file(tmp_path):
     (tmp_path / "plain").write_text("x")
     modes = {stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("atomic", "plain")}
     assert len(modes) == 1
+
+
+def test_a_folder_that_may_not_be_written_into_is_a_matter_of_settings(tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("tempfile.mkstemp", refuse)
+    with pytest.raises(SettingsError, match=r"file\.txt can't be written .*RUNS"):
+        write_text(tmp_path / "file.txt", "x")
 
 
 @given(JSON)

@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from utils.machinery import lock
-from utils.machinery.errors import FolderInUseError
+from utils.machinery.errors import FolderInUseError, SettingsError
 from utils.machinery.lock import NOTE_FILE, only_one_in
 from utils.settings import PROJECT
 
@@ -103,6 +103,15 @@ def test_another_holder_is_named_even_without_a_note(tmp_path):
         (tmp_path / NOTE_FILE).write_text("")
         with pytest.raises(FolderInUseError, match="another process is at work"):
             enter(tmp_path)
+
+
+def test_a_folder_that_may_not_be_written_into_is_reported(tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(lock.FileLock, "acquire", refuse)
+    with pytest.raises(SettingsError, match="can't be written into"):
+        enter(tmp_path)
 
 
 def test_a_file_system_without_locks_keeps_nobody_out(tmp_path, monkeypatch):

@@ -5,7 +5,7 @@ import string
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -100,13 +100,8 @@ class Vocabulary:
 
     def decode(self, token_ids: Iterable[int]) -> list[str]:
         """Words up to the first END; padding and START are left out."""
-        words = []
-        for token_id in token_ids:
-            if token_id == END:
-                break
-            if token_id not in (PAD, START):
-                words.append(self.tokens[token_id])
-        return words
+        words = takewhile(lambda token_id: token_id != END, token_ids)
+        return [self.tokens[token_id] for token_id in words if token_id not in (PAD, START)]
 
     def save(self, path: Path) -> None:
         """Writes the vocabulary as JSON, atomically."""
@@ -119,7 +114,7 @@ class Vocabulary:
 
         Raises:
             MissingStageError: there is no such file.
-            StaleArtefactError: the file is of another format or was edited into nonsense.
+            StaleArtefactError: it is of another format, edited, or changed since it was recorded.
         """
         fields = {
             "format": VOCABULARY_FORMAT,
@@ -155,13 +150,11 @@ def caption_table(dataset: "Dataset") -> pd.DataFrame:
 
 
 def read_caption_table(path: Path) -> pd.DataFrame:
-    """Reads `captions.csv`.
-
-    A caption without tokens is "", and the words "none" and "null" are words.
+    """Reads `captions.csv`; a caption without tokens is "", and the word "none" is a word.
 
     Raises:
         MissingStageError: notebook 02 has not made it.
-        StaleArtefactError: it is no table of captions, or one of another version.
+        StaleArtefactError: it is no table of captions, of another version, or changed since.
     """
     types = dict.fromkeys(CAPTION_COLUMNS, str) | {"number": int}
     table = read_table(require(path, MADE_BY), types, REMEDY)

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import pandas as pd
@@ -70,10 +70,8 @@ def read_captions(caption_file: Path) -> tuple[pd.DataFrame, list[str]]:
     Raises:
         DatasetError: there is no caption, or more than 5 % of the lines are bad.
     """
-    lines = list(_lines(caption_file))
-    is_csv, count = caption_file.name != TOKEN_FILE, len(lines)
-    parse_line = _csv_parser(caption_file, lines) if is_csv else _parse_token_line
-    rows, bad = _parse(caption_file, lines, parse_line)
+    is_csv = caption_file.name != TOKEN_FILE
+    rows, bad, count = _read_lines(caption_file, _parse_csv_line if is_csv else _parse_token_line)
     line_of, seen, good, extra = {}, Counter(), [], 0
     for line, photo, number, caption in rows:
         number = seen[photo] if is_csv else number
@@ -104,9 +102,8 @@ def read_split(split_file: Path) -> tuple[dict[str, int], list[str]]:
     Raises:
         DatasetError: a name appears twice, or more than 5 % of the lines can't be read.
     """
-    lines = list(_lines(split_file))
-    rows, bad = _parse(split_file, lines, lambda line: (line.strip(),))
-    _require_mostly_good(split_file, bad, len(lines))
+    rows, bad, count = _read_lines(split_file, lambda line: (line.strip(),))
+    _require_mostly_good(split_file, bad, count)
     line_of = {}
     for line, name in rows:
         if name in line_of:
@@ -118,29 +115,29 @@ def read_split(split_file: Path) -> tuple[dict[str, int], list[str]]:
     return line_of, bad
 
 
-def _lines(file: Path) -> Iterator[tuple[int, str]]:
-    """Numbered lines that aren't blank; bytes that aren't UTF-8 become lone surrogates."""
+def _read_lines(file: Path, parse: Callable[..., tuple]) -> tuple[list[tuple], list[str], int]:
+    """What each line that isn't blank says, after its number; a sentence per bad one; their count.
+
+    Bytes that aren't UTF-8 become lone surrogates, which can't be encoded.
+    """
     if (size := file.stat().st_size) > MOST_BYTES:
         raise DatasetError(f"{file} has {size:,} bytes; expected {MOST_BYTES:,} or fewer.")
     text = file.read_bytes().decode("utf-8-sig", errors="surrogateescape")
-    for number, line in enumerate(io.StringIO(text, newline=None), start=1):
-        if line.strip():
-            yield number, line.removesuffix("\n")
-
-
-def _parse(
-    file: Path, lines: list[tuple[int, str]], parse_line: Callable[[str], tuple]
-) -> tuple[list[tuple], list[str]]:
-    """What each line says, with its number first, and a sentence per bad line."""
+    lines = [(n, line) for n, line in enumerate(io.StringIO(text, newline=None), 1) if line.strip()]
+    if parse is _parse_csv_line:
+        header = lines[0][1].replace(" ", "").strip().lower().split(",") if lines else []
+        if not {"image", "caption"} <= set(header):
+            raise DatasetError(f"{file}, line 1: expected the header image,caption.")
+        lines, parse = lines[1:], partial(_parse_csv_line, header)
     rows, bad = [], []
     for number, line in lines:
         try:
             line.encode()
-            rows.append((number, *parse_line(line)))
+            rows.append((number, *parse(line.removesuffix("\n"))))
         except (UnicodeEncodeError, _BadLine) as error:
             problem = error if isinstance(error, _BadLine) else "not UTF-8 text"
             bad.append(f"{file.name}, line {number}: {problem}; skipped.")
-    return rows, bad
+    return rows, bad, len(lines)
 
 
 def _parse_token_line(line: str) -> tuple[str, int, str]:
@@ -153,26 +150,18 @@ def _parse_token_line(line: str) -> tuple[str, int, str]:
     return photo, int(number), _checked_caption(key, caption)
 
 
-def _csv_parser(file: Path, lines: list[tuple[int, str]]) -> Callable[[str], tuple]:
-    """Takes the header off the lines and returns what parses the others."""
-    header = lines.pop(0)[1].replace(" ", "").lower().split(",") if lines else []
-    if not {"image", "caption"} <= set(header):
-        raise DatasetError(f"{file}, line 1: expected the header image,caption.")
-
-    def parse(line: str) -> tuple[str, int, str]:
-        try:
-            # Line by line and strictly, so that a quote never closed can't swallow what follows.
-            fields = next(csv.reader([line], strict=True))
-        except csv.Error as error:
-            raise _BadLine(f"not a line of CSV ({error})") from None
-        if len(fields) != len(header):
-            raise _BadLine(f"found {len(fields)} fields (a comma outside quotes?)")
-        photo = fields[header.index("image")].strip()
-        if not photo:
-            raise _BadLine("no name of a photograph")
-        return photo, 0, _checked_caption(photo, fields[header.index("caption")])
-
-    return parse
+def _parse_csv_line(header: list[str], line: str) -> tuple[str, int, str]:
+    try:
+        # Line by line and strictly, so that a quote never closed can't swallow what follows.
+        fields = next(csv.reader([line], strict=True))
+    except csv.Error as error:
+        raise _BadLine(f"not a line of CSV ({error})") from None
+    if len(fields) != len(header):
+        raise _BadLine(f"found {len(fields)} fields (a comma outside quotes?)")
+    photo = fields[header.index("image")].strip()
+    if not photo:
+        raise _BadLine("no name of a photograph")
+    return photo, 0, _checked_caption(photo, fields[header.index("caption")])
 
 
 def _checked_caption(name: str, caption: str) -> str:
@@ -238,7 +227,7 @@ class Dataset:
         """Hashes of all that results depend on, on any machine, for `require_same_data`."""
         photos = [[photo, quick_hash(self.photo_path(photo))] for photo in self.split_of]
         return {
-            "captions": content_hash(self.captions.to_numpy().tolist()),
+            "captions": content_hash(self.captions.to_dict("list")),
             "splits": content_hash(self.splits),
             "photographs": content_hash(photos),
         }
@@ -354,19 +343,16 @@ def photos_in(folder: Path) -> set[str]:
 
 def find_photo_folder(folder: Path) -> Path | None:
     """Flickr8k's folder of photographs, in `folder` or one level down; None if there is none."""
-    for place in _with_subfolders(folder, 2):
-        if place != folder and place.name.lower() in PHOTO_FOLDERS and photos_in(place):
-            return place
-    return None
+    places = (place for place in _with_subfolders(folder, 2) if place != folder)
+    named = (place for place in places if place.name.lower() in PHOTO_FOLDERS)
+    return next((place for place in named if photos_in(place)), None)
 
 
 def find_file(folder: Path, name: str) -> Path | None:
     """A text file in `folder`, one level down, or in a text folder there; None if there is none."""
-    for place in _with_subfolders(folder):
-        for file in (place / name, place / TEXT_FOLDER / name):
-            if file.is_file():
-                return file
-    return None
+    places = _with_subfolders(folder)
+    files = (file for place in places for file in (place / name, place / TEXT_FOLDER / name))
+    return next((file for file in files if file.is_file()), None)
 
 
 def _draw_what_is_missing(settings: Settings) -> None:
@@ -394,10 +380,8 @@ def _download_what_is_missing(folder: Path) -> None:
                 unpack(archive, folder / name)
                 archive.unlink()
     except DownloadError as error:
-        raise DatasetError(
-            f"Flickr8k is not in {folder} and could not be downloaded: {error}\n"
-            f"{how_to_place(folder)}"
-        ) from error
+        finding = f"Flickr8k is not in {folder} and could not be downloaded: {error}"
+        raise DatasetError(f"{finding}\n{how_to_place(folder)}") from error
 
 
 def _missing_archives(folder: Path) -> list[str]:
@@ -441,16 +425,12 @@ def _read(settings: Settings, folder: Path) -> Dataset:
         random.Random(settings.seed).shuffle(names)
         splits = {"train": names[2 * eighth :], "dev": names[:eighth]}
         splits["test"] = names[eighth : 2 * eighth]
-        split_source = (
-            f"A split in 6 : 1 : 1, drawn with seed {settings.seed}, since there are no split "
-            "files: scores on it don't compare with published ones."
-        )
+        split_source = f"A split in 6 : 1 : 1, drawn with seed {settings.seed}, since there are no "
+        split_source += "split files: scores on it don't compare with published ones."
     if settings.dataset == "flickr8k":
-        oddities += [
-            f"Flickr8k has {FLICKR8K_COUNTS[what]:,} usable {what}, this copy has {count:,}."
-            for what, count in found.items()
-            if count != FLICKR8K_COUNTS[what]
-        ]
+        for what, count in found.items():
+            if count != (usual := FLICKR8K_COUNTS[what]):
+                oddities.append(f"Flickr8k has {usual:,} usable {what}, this copy has {count:,}.")
     if left := len(photos) - sum(map(len, splits.values())):
         oddities.append(f"{left:,} photographs are in no split and are not used.")
     dataset = Dataset(settings.dataset, photo_folder, captions, splits, split_source, oddities)

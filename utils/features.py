@@ -6,8 +6,6 @@ of photographs that is. So a kill costs one chunk, and several processes can tak
 """
 
 import hashlib
-import io
-import math
 import os
 import shutil
 import time
@@ -22,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tqdm import tqdm
 
-from utils.machinery.devices import agree, is_first, keep_memory, processes, wait
+from utils.machinery.devices import is_first, keep_memory, processes, require_same, wait
 from utils.machinery.errors import (
     DatasetError,
     EncoderError,
@@ -176,14 +174,13 @@ def extract_features(
     if not photos:
         raise DatasetError("The data set has no photographs. Check its folder and split files.")
     made_from = _made_from(encoder, dataset, photos, kind, mirrored)
-    agree([made_from | {"weights": None}, files.finished], f"the {kind} features")
+    require_same([made_from | {"weights": None}, files.finished], f"the {kind} features")
     if files.finished:
         files.refuse_stale(made_from)
         return load_features(folder, kind, encoder.name, mirrored)
 
-    chunks = [
-        photos[i : i + _CHUNK * batch_size] for i in range(0, len(photos), _CHUNK * batch_size)
-    ]
+    size = _CHUNK * batch_size
+    chunks = [photos[start : start + size] for start in range(0, len(photos), size)]
     with only_one_in(folder, f"extracting {kind} features"), full_disk_reported(files.array):
         keep_memory()
         work = files.begin(made_from, batch_size)
@@ -228,8 +225,7 @@ def _made_from(
         hashes = [quick_hash(dataset.photo_path(photo)) for photo in photos]
     except OSError as error:
         raise UnreadablePhotographError(
-            f"{error.filename} could not be read ({error.strerror}). Check its permissions and the "
-            "disk, and run this again."
+            f"{error.filename} could not be read ({error.strerror}). Check it and run this again."
         ) from error
     return {
         "kind": kind,
@@ -309,24 +305,19 @@ class _Files:
         """The hidden folder of what is done so far; one of something else is removed."""
         identity = content_hash([made_from | {"weights": None}, batch_size])[:8]
         work = self.array.with_name(f".{self.array.stem}-{identity}")
-        dtype, header = np.dtype(made_from["dtype"]), io.BytesIO()
-        shape = (made_from["photographs"], *made_from["row_shape"])
-        description = {"descr": dtype.str, "fortran_order": False, "shape": shape}
-        np.lib.format.write_array_header_1_0(header, description)
-        rows, size = work / "rows.npy", header.tell() + dtype.itemsize * math.prod(shape)
+        rows, shape = work / "rows.npy", (made_from["photographs"], *made_from["row_shape"])
         if is_first():
             for other in self.array.parent.glob(f".{self.array.stem}-*"):
-                if other != work or not rows.exists() or rows.stat().st_size != size:
-                    shutil.rmtree(other)
+                if other != work or not _has_shape(rows, shape):
+                    shutil.rmtree(other, ignore_errors=True)
             if not rows.exists():
-                work.mkdir(parents=True)
-                with rows.open("wb") as output:
-                    output.write(header.getvalue())
-                    output.truncate(size)
+                work.mkdir(parents=True, exist_ok=True)
+                np.lib.format.open_memmap(rows, "w+", made_from["dtype"], shape)
         return work
 
     def finish(self, work: Path, made_from: dict[str, Any], photos: list[str], chunks: int) -> None:
-        records = [read_json(work / f"{number}.json") for number in range(chunks)]
+        fields = {"unreadable": dict, "seconds": float}
+        records = [read_json(work / f"{n}.json", "Delete it.", fields) for n in range(chunks)]
         unreadable = {name: text for one in records for name, text in one["unreadable"].items()}
         _refuse_too_many(unreadable, len(photos))
         array = np.load(work / "rows.npy", mmap_mode="r")
@@ -342,6 +333,13 @@ class _Files:
         write_json(self.manifest, manifest | {"hash": _manifest_hash(manifest)})
         (work / "rows.npy").replace(self.array)  # last: without it the manifest counts nothing
         shutil.rmtree(work)
+
+
+def _has_shape(rows: Path, shape: tuple[int, ...]) -> bool:
+    try:
+        return np.load(rows, mmap_mode="r").shape == shape
+    except (OSError, ValueError, EOFError):  # cut short, or not whole when a kill came
+        return False
 
 
 def _array_hash(array: np.ndarray) -> str:

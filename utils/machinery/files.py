@@ -19,7 +19,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from utils.machinery.errors import DiskFullError, MissingStageError, StaleArtefactError
+from utils.machinery.errors import (
+    DiskFullError,
+    MissingStageError,
+    SettingsError,
+    StaleArtefactError,
+)
 from utils.settings import short_path
 
 RECORD_FILE = "stages.json"  # in a folder: the hash of each file that a notebook handed over
@@ -63,7 +68,7 @@ def atomic_path(target: Path | str, size: int = 0) -> Iterator[Path]:
 
 @contextmanager
 def full_disk_reported(target: Path) -> Iterator[None]:
-    """Turns what writers raise on a full disk into `DiskFullError`, which says what to do."""
+    """Turns what writers raise on a full disk, or where they may not write, into a sentence."""
     try:
         yield
     except DiskFullError:
@@ -72,6 +77,11 @@ def full_disk_reported(target: Path) -> Iterator[None]:
         free = shutil.disk_usage(target.parent).free if target.parent.exists() else _NEARLY_FULL
         # NumPy tells only how much it could write.
         unexplained = error.errno is None and free < _NEARLY_FULL
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise SettingsError(
+                f"{short_path(target)} can't be written ({error.strerror}). Name a folder of yours "
+                "with RUNS=..., or change its permissions."
+            ) from error
         if error.errno not in (errno.ENOSPC, errno.EDQUOT) and not unexplained:
             raise
         raise DiskFullError(

@@ -14,8 +14,8 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from utils.machinery.devices import is_first
-from utils.machinery.errors import CaptionProjectError, FolderInUseError
-from utils.machinery.files import read_json, write_json
+from utils.machinery.errors import CaptionProjectError, FolderInUseError, SettingsError
+from utils.machinery.files import full_disk_reported, read_json, write_json
 from utils.settings import short_path
 
 LOCK_FILE, NOTE_FILE = ".lock", ".lock.json"
@@ -37,8 +37,9 @@ def only_one_in(folder: Path | str, doing: str) -> Iterator[None]:
         yield
         return
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     lock, note = FileLock(folder / LOCK_FILE), folder / NOTE_FILE
+    with full_disk_reported(folder / LOCK_FILE):
+        folder.mkdir(parents=True, exist_ok=True)
     try:
         lock.acquire(timeout=PATIENCE)
     except Timeout:
@@ -46,11 +47,15 @@ def only_one_in(folder: Path | str, doing: str) -> Iterator[None]:
             f"{short_path(folder)} is in use: {_holder(note)}. Wait for the other run, or end it "
             "(Ctrl+C, or shut down its kernel in JupyterLab), then run this again."
         ) from None
-    except (OSError, NotImplementedError) as error:
-        if isinstance(error, PermissionError):
-            raise
+    except PermissionError as error:
+        raise SettingsError(
+            f"{short_path(folder)} can't be written into. Name a folder of yours with RUNS=..., or "
+            "change its permissions."
+        ) from error
+    except (OSError, NotImplementedError):  # a file system without locks, or a full one, which
+        pass  # whoever is in here will report of its own files
     since = datetime.now().astimezone().isoformat(" ", "seconds")
-    with suppress(OSError):  # a full disk: whoever has the lock will report it of its own files
+    with suppress(OSError):
         write_json(
             note, {"pid": os.getpid(), "host": platform.node(), "since": since, "doing": doing}
         )
