@@ -16,6 +16,7 @@ from utils.dataset import load_dataset
 from utils.decoder import build_decoder, decoder_kind, standardise
 from utils.encoder import load_encoder_for
 from utils.features import Features, extract_features
+from utils.machinery.devices import keep_memory
 from utils.photographs import load_pixels
 from utils.search import Searcher
 from utils.settings import Settings
@@ -55,6 +56,7 @@ def training(settings: Settings) -> dict:
         For each side its rate (real target tokens a second; of the matrix products operations a
         second), and of trainings seconds an epoch and the share of the float32 product's rate.
     """
+    keep_memory()  # as a training does
     data = RunData(settings)
     default = replace(ORIGINAL, cleaning=OURS.cleaning, min_count=OURS.min_count)
     trainings = {
@@ -305,6 +307,7 @@ def _grow_extraction(data: RunData, count: int) -> float:
 
 def _grow_training(decoder: str):
     def grow(data: RunData, count: int) -> float:
+        keep_memory()
         kind = decoder_kind(decoder)
         recipe = replace(OURS, by_photo=decoder == "attention")
         vocabulary = data.vocabulary(recipe)

@@ -6,7 +6,7 @@ from benchmarks.bench import table
 from benchmarks.figure import draw, ratios
 from benchmarks.measure import alternate, matrix_product, peak_memory
 from utils.captions import END, START
-from utils.decoder import build_attention, build_merge
+from utils.decoder import build_decoder
 
 A, DOG, RUNS = 4, 5, 6
 CAPTION = [START, A, DOG, RUNS, END]
@@ -65,12 +65,14 @@ def test_sides_take_turns_and_the_first_round_does_not_count():
 
 
 def test_arithmetic_is_counted_as_by_hand():
-    merge = build_merge(10, (7,), embedding_units=3, units=5)
+    merge = build_decoder("merge", 10, (7,), embedding_units=3, units=5)
     lstm, hidden, logits, image = 4 * 5 * (3 + 5), 5 * 5, 5 * 10, 7 * 5
     expected = 3 * 2 * (lstm + hidden + logits + 0.02 * image)
     assert stages.operations_per_token(merge, 0.02) == pytest.approx(expected)
 
-    attention = build_attention(10, (2, 2, 7), 3, 4, heads=2, tied=True)
+    attention = build_decoder(
+        "attention", 10, (2, 2, 7), embedding_units=3, units=4, heads=2, tied=True
+    )
     lstm, looks, hidden, word, logits = 4 * 4 * (3 + 4), 3 * 4 * 4, 8 * 4, 4 * 3, 3 * 10
     image = 4 * (7 * 4 + 4 * 4) + 7 * 3
     expected = 3 * 2 * (lstm + looks + hidden + word + logits + 0.02 * image)

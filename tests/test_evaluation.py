@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from tests.test_training import VOCABULARY, caption_set
-from utils.decoder import build_inject, build_merge, standardise
+from utils.decoder import build_decoder, standardise
 from utils.evaluation import (
     bootstrap_intervals,
     choose_search,
@@ -29,7 +29,7 @@ def dev():
 @pytest.fixture(scope="module")
 def decoder(dev):
     keras.utils.set_random_seed(1)
-    decoder = build_merge(len(VOCABULARY), (7,), 6, 8)
+    decoder = build_decoder("merge", len(VOCABULARY), (7,), embedding_units=6, units=8)
     standardise(decoder, dev.features)
     return decoder
 
@@ -37,7 +37,7 @@ def decoder(dev):
 @pytest.fixture(scope="module")
 def another(dev):
     keras.utils.set_random_seed(2)
-    another = build_inject(len(VOCABULARY), (7,), 6, 8)
+    another = build_decoder("inject", len(VOCABULARY), (7,), embedding_units=6, units=8)
     standardise(another, dev.features)
     return another
 
