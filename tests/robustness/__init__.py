@@ -25,6 +25,8 @@ from utils.settings import PROJECT
 
 TABLE = PROJECT / "report" / "robustness.json"
 
+_HASH = r"\b[0-9a-f]{12}(?=…)|(?<=\()[0-9a-f]{8}(?=\))|(?<=-)[0-9a-f]{8}\b"
+
 _cases: dict[tuple[str, str], Callable[[Path], str]] = {}
 
 
