@@ -17,13 +17,17 @@ def readme():
 
 def test_the_readmes_numbers_are_those_of_the_published_runs(readme):
     text = readme.README.read_text(encoding="utf-8")
-    for mark, content in readme.texts().items():
+    texts = readme.texts()
+    assert texts
+    for mark, content in texts.items():
         assert readme.between_marks(text, mark, content) == text
 
 
 def test_every_published_score_stands_in_the_readme(readme):
     text = readme.README.read_text(encoding="utf-8")
-    for folder in readme.published_runs():
+    folders = readme.published_runs()
+    assert folders
+    for folder in folders:
         for row in read_json(folder / "metrics.json")["scores"]:
             assert f"| {row['name']} |" in text
             assert f"{row['CIDEr']:.1f}" in text

@@ -201,6 +201,7 @@ def test_a_scene_is_always_drawn_alike_and_no_two_scenes_are():
 def test_every_action_shows_the_colours_of_its_subjects(action):
     rng = random.Random(action)
     found = [scene for scene in (random_scene(rng) for _ in range(480)) if scene.action == action]
+    assert found
     for scene in found[:3]:
         share = changed_share(scene, replace(scene, colours=other_colours(scene)))
         assert share > 0.005, scene

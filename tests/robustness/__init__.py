@@ -25,6 +25,8 @@ from utils.settings import PROJECT
 
 TABLE = PROJECT / "report" / "robustness.json"
 
+_HASH = r"\b[0-9a-f]{12}(?=…)|(?<=\()[0-9a-f]{8}(?=\))|(?<=-)[0-9a-f]{8}\b"
+
 _cases: dict[tuple[str, str], Callable[[Path], str]] = {}
 
 
@@ -62,7 +64,9 @@ def outcome(case: Callable[[Path], str], folder: Path) -> tuple[str, str]:
     for machine, anywhere in ((f"{folder}/", ""), (folder, "the folder"), (Path.cwd(), "here")):
         told = told.replace(str(machine), anywhere)
     told = re.sub(r"\[Errno -?\d+\] ", "", told)  # numbers differ between systems
-    told = re.sub(r"\b[0-9a-f]{12}(?=…)|(?<=\()[0-9a-f]{8}(?=\))", "<hash>", told)
+    told = re.sub(
+        r"\b[0-9a-f]{12}(?=…)|(?<=\()[0-9a-f]{8}(?=\))|(?<=-)[0-9a-f]{8}\b", "<hash>", told
+    )
     return re.sub(r"127\.0\.0\.1:\d+", "server", told), refused
 
 

@@ -8,10 +8,13 @@ from pathlib import Path
 
 from tests.robustness import row
 from tests.test_lock import Holder
+from tests.test_summary import METRICS
+from tools.summary import summary
 from utils.machinery import lock
 from utils.machinery.errors import CaptionProjectError
-from utils.machinery.files import atomic_path, full_disk_reported
+from utils.machinery.files import atomic_path, full_disk_reported, record_files, write_json
 from utils.machinery.lock import LOCK_FILE, only_one_in
+from utils.settings import Settings
 
 
 def enter(folder: Path) -> str:
@@ -71,3 +74,15 @@ def _(folder: Path) -> str:
 
 def without_bytes(error: Exception) -> str:
     return re.sub(r"[\d,]+ bytes are free", "<some> bytes are free", str(error))
+
+
+@row("Results", "scores edited by hand", b'{"scores": []}')
+@row("Results", "scores cut in the middle", b'{"scores": [')
+@row("Results", "scores that are missing", None)
+def _(folder: Path, content: bytes | None) -> str:
+    settings = Settings(runs=folder)
+    if content is not None:
+        write_json(settings.metrics_file, METRICS)
+        record_files("notebook 05_evaluate_captions", settings.metrics_file)
+        settings.metrics_file.write_bytes(content)
+    return summary(settings)
