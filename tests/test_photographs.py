@@ -154,7 +154,7 @@ def test_a_transparent_colour_of_16_bits_is_refused(tmp_path):
     (tmp_path / "deep.png").write_bytes(_png(2, 16, rows, 16))
     assert np.asarray(open_photograph(tmp_path / "deep.png"))[0, 1].tolist() == [17, 17, 17]
     (tmp_path / "deep.png").write_bytes(_png(2, 16, rows, 16, struct.pack(">HHH", 1, 2, 3)))
-    with pytest.raises(PhotographError, match="16-bit colour is transparent"):
+    with pytest.raises(PhotographError, match="16-bit colour as transparent"):
         open_photograph(tmp_path / "deep.png")
 
 

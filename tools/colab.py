@@ -44,7 +44,7 @@ def set_up() -> None:
     Sets environment variables, so call it before `Settings.from_environment`. A variable that is
     already set stays. Without Drive a notebook still runs, but the next one misses its files.
     """
-    if os.environ.get("RUNS", str(FOLDER / "runs")) not in ("", str(FOLDER / "runs")):
+    if os.environ.get("RUNS") not in (None, "", str(FOLDER / "runs")):
         print(f"RUNS is set: results go to {os.environ['RUNS']}.")
         return
     from google.colab import drive

@@ -37,7 +37,7 @@ from utils.machinery.errors import (
 from utils.machinery.files import check_fields, file_hash, invalid, read_json, require, write_json
 from utils.photographs import Source, load_pixels
 from utils.search import MAX_TOKENS, Consensus, Hypothesis, Searcher, SearchSettings, captions_of
-from utils.settings import PROJECT
+from utils.settings import PROJECT, short_path
 
 BUNDLE_FORMAT = 4
 BUNDLE_FILE, DECODER_FILE, VOCABULARY_FILE = "captioner.json", "decoder.npz", "vocabulary.json"
@@ -53,10 +53,9 @@ _REMEDY = "Make it again with notebook 05, or copy the whole folder again."
 
 
 class Captioner:
-    """Describes photographs.
+    """Describes photographs; make one with `Captioner.load`, and keep it.
 
-    Make one with `Captioner.load`, keep it, and call `caption` as often as you like: the first call
-    compiles the models and takes seconds, later ones take a fraction of one.
+    The first call compiles the models and takes seconds, later ones take a fraction of one.
     """
 
     _process: int | None = None  # in which process captioners are used
@@ -157,18 +156,12 @@ class Captioner:
         Captioner._process = Captioner._process or os.getpid()
         if Captioner._process != os.getpid():  # its threads are gone, and it would wait for ever
             raise CaptionProjectError(
-                f"A captioner of process {Captioner._process} can't be used in its fork "
-                f"{os.getpid()}. Start processes with multiprocessing.get_context('spawn'), and "
-                "load a captioner in each."
+                "A captioner can't be used after a fork. Start processes with "
+                "multiprocessing.get_context('spawn'), and load one in each."
             )
 
     def save(self, folder: Path, half: bool = False) -> None:
-        """Writes the bundle: its files, and a description that holds them together.
-
-        Args:
-            folder: where they go.
-            half: whether the decoder's matrices are kept in half precision.
-        """
+        """Writes the bundle into `folder`, with `half` the matrices in half precision."""
         folder = Path(folder)
         save_decoder(self.decoder, folder / DECODER_FILE, self.vocabulary, half)
         self.vocabulary.save(folder / VOCABULARY_FILE)
@@ -189,10 +182,7 @@ class Captioner:
 
     @classmethod
     def load(
-        cls,
-        folder: Path | str,
-        weights: Path | str | None = "imagenet",
-        check_encoder: bool = True,
+        cls, folder: Path | str, weights: Path | str | None = "imagenet", check_encoder: bool = True
     ) -> "Captioner":
         """Loads a bundle that `save` wrote.
 
@@ -216,26 +206,25 @@ class Captioner:
             file = require(folder / name, "notebook 05_evaluate_captions")
             expected = description.get(f"{file.stem}_hash")
             if (found := file_hash(file)) != expected:
-                raise StaleArtefactError(
-                    f"{file} (SHA-256 {found[:12]}…) is not the one that {BUNDLE_FILE} describes "
-                    f"({str(expected)[:12]}…). {_REMEDY}"
-                )
+                finding = f"{BUNDLE_FILE} describes another ({found[:12]}…, {str(expected)[:12]}…)"
+                raise invalid(file, finding, _REMEDY)
         vocabulary = Vocabulary.load(folder / VOCABULARY_FILE)
         decoder = load_decoder(folder / DECODER_FILE, vocabulary)
-        encoder = load_encoder(description["encoder"], *_weights(description, weights))
+        trained_with, _, seed = description["weights"].partition(", seed ")
+        if trained_with == "untrained" and weights in (None, "imagenet", "none"):
+            encoder = load_encoder(description["encoder"], "none", int(seed))
+        else:
+            encoder = load_encoder(description["encoder"], weights or "imagenet")
         spec, found = encoder.spec, decoder.input_shape[0][1:]
         if found != ((spec.width,) if len(found) == 1 else (spec.grid, spec.grid, spec.width)):
-            raise StaleArtefactError(
-                f"{folder / DECODER_FILE} reads features of shape {found}, and {BUNDLE_FILE} names "
-                f"{encoder.name}, which gives others: they come from two trainings. Copy both from "
-                "one run."
-            )
+            finding = f"it reads features of shape {found}, and {encoder.name} gives others"
+            raise invalid(folder / DECODER_FILE, finding, _REMEDY)
         if check_encoder and not _same_weights(encoder, description):
             raise StaleArtefactError(
-                f"The decoder in {folder} was trained on features of {encoder.name} with "
-                f"{description['weights']} (SHA-256 {description['weights_hash'][:12]}…); found "
-                f"are {encoder.weights} ({encoder.weights_hash[:12]}…). Pass weights=… with those "
-                "that it was trained with, or check_encoder=False if you mean these."
+                f"The decoder in {short_path(folder)} was trained on features of {encoder.name} "
+                f"with {description['weights']} ({description['weights_hash'][:12]}…); found are "
+                f"{encoder.weights} ({encoder.weights_hash[:12]}…). Pass weights=… with those that "
+                "it was trained with, or check_encoder=False if you mean these."
             )
         consensus = None
         if search.inverse_temperature is not None:
@@ -263,8 +252,8 @@ def _files_of(search: SearchSettings) -> list[str]:
 
 def _read_description(file: Path) -> dict:
     """Reads `captioner.json`; a `StaleArtefactError` says what is wrong with it."""
-    if file.is_file() and (size := file.stat().st_size) > _MOST_BYTES:
-        raise invalid(file, f"it has {size:,} bytes", _REMEDY)
+    if file.is_file() and file.stat().st_size > _MOST_BYTES:
+        raise invalid(file, f"it has {file.stat().st_size:,} bytes", _REMEDY)
     description = read_json(file, "Run notebook 05_evaluate_captions, which makes it.", {})
     if (found := description.get("format")) != BUNDLE_FORMAT:
         raise invalid(file, f"its format is {found!r}, this version reads {BUNDLE_FORMAT}", _REMEDY)
@@ -278,37 +267,27 @@ def _read_description(file: Path) -> dict:
     return description
 
 
-def _within(low: float, high: float, *kinds: type) -> Callable[[Any], bool]:
-    return lambda value: type(value) in kinds and low <= value <= high
-
-
 def _matches(pattern: str) -> Callable[[Any], bool]:
     return lambda value: isinstance(value, str) and bool(re.fullmatch(pattern, value))
 
 
 def _is_probe(value: Any) -> bool:
-    number = _within(-1e6, 1e6, int, float)
-    return isinstance(value, list) and all(map(number, value)) and 1 < len(set(value)) < 10_000
+    if not isinstance(value, list) or not 1 < len(value) < 10_000:
+        return False
+    return all(type(one) in (int, float) and abs(one) < 1e6 for one in value) and len({*value}) > 1
 
 
+_HASH = _matches("[0-9a-f]{64}")
 _FIELDS = {
     "encoder": _matches("|".join(ENCODERS)),
     "weights": _matches(r"imagenet|untrained, seed \d{1,10}|file [^\x00-\x1f\x7f]{1,255}"),
-    "weights_hash": _matches("[0-9a-f]{64}"),
+    "weights_hash": _HASH,
     "probe": _is_probe,
     "decoder": _matches("|".join(DECODERS)),
     "search": dict,
-    "decoder_hash": _matches("[0-9a-f]{64}"),
-    "vocabulary_hash": _matches("[0-9a-f]{64}"),
+    "decoder_hash": _HASH,
+    "vocabulary_hash": _HASH,
 }
-
-
-def _weights(description: dict, weights: Path | str | None) -> tuple:
-    """Arguments of `load_encoder` after the name: which weights, and the seed of untrained ones."""
-    name, _, seed = description["weights"].partition(", seed ")
-    if name == "untrained" and weights in (None, "imagenet", "none"):
-        return "none", int(seed)
-    return (weights or "imagenet",)
 
 
 def _same_weights(encoder: Encoder, description: dict) -> bool:

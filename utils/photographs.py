@@ -17,8 +17,8 @@ Source = str | Path | Image.Image | np.ndarray
 _PHOTOGRAPHS = ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "AVIF", "JPEG2000", "PPM", "TGA")
 Image.init()
 FORMATS = tuple(name for name in _PHOTOGRAPHS if name in Image.OPEN)  # of this build of Pillow
-# As a camera of 50 megapixels takes. A PNG file of 37 kB can unpack to three times as many, and
-# each thread that reads photographs needs up to 12 bytes a pixel.
+# As cameras of 50 megapixels take. A PNG file of 37 kB can hold three times as many, and reading
+# one takes up to 12 bytes a pixel.
 MOST_PIXELS = 52_000_000
 _NO_FILE = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP)
 
@@ -31,14 +31,13 @@ def open_photograph(source: Source) -> Image.Image:
 
     Args:
         source: path of a picture file, a PIL picture (left as it is), or an array of dtype uint8
-            and shape (height, width, 3), (height, width, 4) or (height, width).
+            and shape (height, width[, 3 or 4]).
 
     Returns:
         PIL picture of mode "RGB", independent of `source`.
 
     Raises:
-        PhotographError: it is not a picture that can be read; the message names the file, what is
-            wrong with it, and what to do.
+        PhotographError: it is not a picture that is read here.
         UnreadablePhotographError: the file could not be read at the moment, whatever it holds.
     """
     return _decode(source, draft_size=None)
@@ -119,8 +118,7 @@ def _failure(name: str, error: Exception) -> PhotographError:
     if isinstance(error, Image.DecompressionBombError):
         return PhotographError(
             f"{name} would unpack to a picture far too large ({error}; at most {MOST_PIXELS:,} "
-            "pixels are read). Scale it down, or leave it out if you don't know where it comes "
-            "from."
+            "pixels are read). Scale it down, or leave it out."
         )
     if number or isinstance(error, MemoryError):
         return UnreadablePhotographError(
@@ -142,8 +140,8 @@ def _to_rgb(original: Image.Image, name: str, deep: bool) -> Image.Image:
         )
     if original.mode == "RGB" and deep and clear is not None:
         raise PhotographError(
-            f"{name} says which 16-bit colour is transparent, and only 8 bits of it are read. Save "
-            "it with 8 bits per channel."
+            f"{name} names a 16-bit colour as transparent, which is not read here. Save it with 8 "
+            "bits per channel."
         )
     try:
         image = ImageOps.exif_transpose(original)
@@ -170,15 +168,14 @@ def _from_16_bits(grey: np.ndarray, clear: int | None, tags: Mapping) -> Image.I
 def _from_array(pixels: np.ndarray) -> Image.Image:
     if pixels.dtype != np.uint8:
         raise PhotographError(
-            f"The array's dtype is {pixels.dtype}; expected uint8. Other types leave open what "
-            "white is: for values in [0, 1] pass (255 * pixels).round().astype('uint8'), for "
-            "values in [0, 255] pass pixels.astype('uint8')."
+            f"The array's dtype is {pixels.dtype}; expected uint8. For values in [0, 1] pass "
+            "(255 * pixels).round().astype('uint8'), in [0, 255] pixels.astype('uint8')."
         )
     grey = pixels.ndim == 2
     colour = pixels.ndim == 3 and pixels.shape[2] in (3, 4)
     if not (grey or colour) or 0 in pixels.shape:
         raise PhotographError(
-            f"The array's shape is {pixels.shape}; expected (height, width, 3), (height, width, 4) "
-            "or (height, width). Of a batch, pass one photograph at a time."
+            f"The array's shape is {pixels.shape}; expected (height, width[, 3 or 4]). Of a batch, "
+            "pass one photograph at a time."
         )
     return Image.fromarray(pixels)

@@ -1,0 +1,56 @@
+"""TensorFlow's start-up lines are kept back, and nothing else is."""
+
+import os
+import sys
+
+import pytest
+
+from utils.machinery.quiet import interrupts_in_a_sentence, quiet_start
+
+START_UP = (
+    b"WARNING: All log messages before absl::InitializeLog() is called are written to STDERR\n"
+    b"I0000 00:00:1795526223.649820   13854 port.cc:153] oneDNN custom operations are on.\n"
+    b"To enable the following instructions: AVX2, rebuild TensorFlow.\n"
+    b"E0000 00:00:1795527214.227627   24315 cuda_platform.cc:52] failed call to cuInit\n"
+)
+
+
+@pytest.fixture
+def fresh(monkeypatch):
+    """A Python that has not loaded Keras yet."""
+    for name in ("keras", "tensorflow"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+
+
+def test_start_up_lines_are_kept_back_and_the_rest_is_shown(fresh, capfd):
+    with quiet_start():
+        os.write(2, START_UP + b"a warning\n")
+    os.write(2, b"later\n")
+    assert capfd.readouterr().err == "a warning\nlater\n"
+
+
+def test_all_is_shown_if_keras_cannot_be_loaded(fresh, capfd):
+    def fail():
+        os.write(2, START_UP)
+        raise ImportError("no backend")
+
+    with pytest.raises(ImportError), quiet_start():
+        fail()
+    assert "cuInit" in capfd.readouterr().err
+
+
+def test_nothing_is_kept_back_once_keras_is_there(fresh, monkeypatch, capfd):
+    monkeypatch.setitem(sys.modules, "keras", object())
+    with quiet_start():
+        os.write(2, START_UP)
+    assert "oneDNN" in capfd.readouterr().err
+
+
+def test_an_interrupt_is_one_sentence_and_an_error_is_not_hidden(monkeypatch, capsys):
+    shown = []
+    monkeypatch.setattr(sys, "excepthook", lambda *error: shown.append(error[0]))
+    interrupts_in_a_sentence()
+    sys.excepthook(KeyboardInterrupt, KeyboardInterrupt(), None)
+    sys.excepthook(ValueError, ValueError(), None)
+    assert capsys.readouterr().err.strip() == "Stopped by Ctrl+C."
+    assert shown == [ValueError]
