@@ -338,6 +338,15 @@ def test_a_description_with_a_wrong_field_is_refused_by_its_name(bundle, field, 
         Captioner.load(bundle)
 
 
+def test_a_probe_of_another_length_is_refused(bundle):
+    description = json.loads((bundle / "captioner.json").read_text())
+    (bundle / "captioner.json").write_text(
+        json.dumps(description | {"probe": description["probe"][:-1]})
+    )
+    with pytest.raises(StaleArtefactError, match="trained on features"):
+        Captioner.load(bundle)
+
+
 @pytest.mark.parametrize("field", ["format", "encoder", "weights", "probe", "search", "decoder"])
 def test_a_description_that_lacks_a_field_is_refused(bundle, field):
     description = json.loads((bundle / "captioner.json").read_text())

@@ -10,6 +10,7 @@ from utils.machinery.quiet import interrupts_in_a_sentence, quiet_start
 START_UP = (
     b"WARNING: All log messages before absl::InitializeLog() is called are written to STDERR\n"
     b"I0000 00:00:1795526223.649820   13854 port.cc:153] oneDNN custom operations are on.\n"
+    b"2026-11-24 14:21:34.197867: I tensorflow/core/util/port.cc:153] oneDNN custom operations\n"
     b"To enable the following instructions: AVX2, rebuild TensorFlow.\n"
     b"E0000 00:00:1795527214.227627   24315 cuda_platform.cc:52] failed call to cuInit\n"
 )

@@ -7,8 +7,11 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-# Of Abseil's log ("I0000 00:00:1795 1 port.cc:153] …"), its second lines, and what announces it.
-_START_UP = re.compile(r"[IWE]\d{4} .*\]|WARNING: All log messages before absl|To enable the foll")
+# "I0000 00:00:1795 1 port.cc:153] …", until TensorFlow 2.20 "2026-11-24 14:21:34.1: I tensorflow/…",
+# second lines of them, and what announces them.
+_START_UP = re.compile(
+    r"[IWE]\d{4} .*\]|\d{4}-\d\d-\d\d [\d:.]+: [IWE] |WARNING: All log mess|To enable the foll"
+)
 
 
 @contextmanager
