@@ -23,18 +23,16 @@ ARCHIVES = ("Flickr8k_text", "Flickr8k_Dataset")
 _GB = 1e9
 _ROOM = 1.1 * _GB + 6.5 * _GB  # archives of Flickr8k; Xception's features with mirrored photographs
 _WEBCAM = """(async () => {
-  const video = document.createElement('video'), button = document.createElement('button');
-  button.textContent = 'Take the photograph';
-  document.body.append(video, button);
+  const video = document.body.appendChild(document.createElement('video'));
   video.srcObject = await navigator.mediaDevices.getUserMedia({video: true});
   await video.play();
-  await new Promise(clicked => button.onclick = clicked);
+  await new Promise(clicked => video.onclick = clicked);
   const canvas = document.createElement('canvas');
   [canvas.width, canvas.height] = [video.videoWidth, video.videoHeight];
   canvas.getContext('2d').drawImage(video, 0, 0);
   video.srcObject.getTracks().forEach(track => track.stop());
-  video.remove(); button.remove();
-  return canvas.toDataURL('image/jpeg', 0.9);
+  video.remove();
+  return canvas.toDataURL('image/jpeg');
 })()"""
 
 
@@ -109,6 +107,7 @@ def bring_photograph(webcam: bool = False) -> Image.Image | None:
     from google.colab import files, output
 
     if webcam:
+        print("Click on the picture of your camera to take it.")
         content = base64.b64decode(output.eval_js(_WEBCAM).partition(",")[2])
     else:
         content = next(iter(files.upload().values()), None)

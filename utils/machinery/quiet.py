@@ -7,10 +7,10 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-# "I0000 00:00:1795 1 port.cc:153] …", until TensorFlow 2.20 "2026-11-24 14:21:34.1: I tensorflow/…",
+# "I0000 00:00:1795 1 port.cc:153] …", before TensorFlow 2.21 "2026-11-24 14:21:34.1: I tensor…",
 # second lines of them, and what announces them.
 _START_UP = re.compile(
-    r"[IWE]\d{4} .*\]|\d{4}-\d\d-\d\d [\d:.]+: [IWE] |WARNING: All log mess|To enable the foll"
+    r"[IWE]\d{4} .*\]|\d{4}-\d\d-\d\d [\d:.]+: [IWE] |WARNING: All log mess|To enable t"
 )
 
 
