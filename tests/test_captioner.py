@@ -282,6 +282,12 @@ def test_a_file_of_another_training_is_refused(bundle, name):
         Captioner.load(bundle)
 
 
+def test_a_huge_file_is_refused_before_it_is_read(bundle):
+    os.truncate(bundle / "decoder.npz", 4 << 30)  # which takes no room on the disk
+    with pytest.raises(StaleArtefactError, match=r"decoder\.npz.*4,294,967,296 bytes"):
+        Captioner.load(bundle)
+
+
 def test_an_encoder_with_other_weights_is_refused_unless_it_is_meant(bundle, captioner, tmp_path):
     description = json.loads((bundle / "captioner.json").read_text())
     other = description | {"weights": "untrained, seed 4"}
@@ -324,6 +330,7 @@ WRONG = [
     ("search.length_penalty", float("inf")),
     ("search.length_penalty", "1"),
     ("search.inverse_temperature", -1),
+    ("search.inverse_temperature", [1] * 10_000),
     ("search.width", 3),
 ]
 
@@ -334,8 +341,9 @@ def test_a_description_with_a_wrong_field_is_refused_by_its_name(bundle, field, 
     group, _, name = field.rpartition(".")
     (description[group] if group else description)[name] = value
     (bundle / "captioner.json").write_text(json.dumps(description))
-    with pytest.raises(StaleArtefactError, match=rf"captioner\.json.*{name}"):
+    with pytest.raises(StaleArtefactError, match=rf"captioner\.json.*{name}") as caught:
         Captioner.load(bundle)
+    assert len(str(caught.value)) < 1000
 
 
 def test_a_probe_of_another_length_is_refused(bundle):

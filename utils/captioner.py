@@ -45,6 +45,7 @@ CONSENSUS_FILE = "consensus.npz"
 MODELS = PROJECT / "models"  # the captioners that come with the project
 SHIPPED = "flickr8k-mobilenet_v2-attention"  # the one that the command line takes
 _MOST_BYTES = 1 << 20  # of a description; ours have 15,000 to 25,000
+_MOST_BYTES_OF_A_FILE = 1 << 30  # beside it; ours have up to 60 million
 _AT_ONCE = 32  # photographs, whatever their number, so that they take a constant memory
 # How well features of the probe must agree (Pearson) for other weights to be taken as the same:
 # rounding to 8 bits leaves 0.99, another training of the same network next to nothing.
@@ -204,6 +205,8 @@ class Captioner:
         search: SearchSettings = description["search"]
         for name in _files_of(search):
             file = require(folder / name, "notebook 05_evaluate_captions")
+            if (size := file.stat().st_size) > _MOST_BYTES_OF_A_FILE:
+                raise invalid(file, f"it has {size:,} bytes", _REMEDY)
             expected = description.get(f"{file.stem}_hash")
             if (found := file_hash(file)) != expected:
                 finding = f"{BUNDLE_FILE} describes another ({found[:12]}…, {str(expected)[:12]}…)"
@@ -263,7 +266,7 @@ def _read_description(file: Path) -> dict:
             raise SettingsError(f"it has {', '.join(description['search'])}")
         description["search"] = SearchSettings(**description["search"])
     except SettingsError as error:
-        raise invalid(file, f"'search' is wrong: {error}", _REMEDY) from error
+        raise invalid(file, f"'search' is wrong: {str(error)[:200]}", _REMEDY) from error
     return description
 
 
