@@ -53,7 +53,7 @@ def download(url: str, target: Path | str) -> Path:
     is_zip = target.suffix.lower() == ".zip"
     if target.is_file() and (zipfile.is_zipfile(target) or not is_zip):
         return target
-    if not re.fullmatch(r"https?://[^@/]+(/.*)?", url):  # not repeated: it may hold a password
+    if not re.fullmatch(r"https?://[^@/\[\]]+(/.*)?", url):  # not repeated: it may hold a password
         raise DownloadError(
             "That is not an address to download from; expected https://…, without a user name or "
             "password in it. Fetch the file with another program and place it by hand."
