@@ -119,7 +119,7 @@ class Vocabulary:
         fields = {
             "format": VOCABULARY_FORMAT,
             "tokens": lambda value: isinstance(value, list) and all(map(_is_token, value)),
-            "cleaning": CLEANINGS.__contains__,
+            "cleaning": list(CLEANINGS).__contains__,
             "min_count": int,
         }
         content = read_json(require(path, MADE_BY), REMEDY, fields)

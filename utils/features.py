@@ -263,9 +263,11 @@ class _Files:
         return invalid(self.array, finding, f"{self.remedy}{way_back}.")
 
     def read_manifest(self) -> dict[str, Any]:
-        fields = dict.fromkeys(("kind", "encoder", "weights", "weights_hash", "dtype"), str)
+        fields = {"format": FORMAT} | dict.fromkeys(
+            ("kind", "encoder", "weights", "weights_hash", "dtype"), str
+        )
         fields |= {"photos": list, "shape": list, "unreadable": dict, "array_hash": str}
-        fields = {"format": FORMAT, **fields, "image_size": int, "photographs": int}
+        fields |= {"image_size": int, "photographs": int, "seconds": float}
         manifest = read_json(require(self.manifest, MADE_BY), f"{self.remedy}.", fields)
         if manifest.get("hash") != _manifest_hash(manifest):
             raise self.stale(f"{self.manifest.name} was changed since {MADE_BY} wrote it")
@@ -275,7 +277,7 @@ class _Files:
         require(self.array, MADE_BY)
         try:
             array = np.load(self.array, mmap_mode="r", allow_pickle=False)
-        except (ValueError, EOFError, OSError) as error:
+        except Exception as error:  # NumPy raises nearly anything on damaged headers
             raise self.stale(f"it is no whole array ({error})") from error
         found, expected = [*array.shape, str(array.dtype)], [*manifest["shape"], manifest["dtype"]]
         if found != expected:
@@ -338,7 +340,7 @@ class _Files:
 def _has_shape(rows: Path, shape: tuple[int, ...]) -> bool:
     try:
         return np.load(rows, mmap_mode="r").shape == shape
-    except (OSError, ValueError, EOFError):  # cut short, or not whole when a kill came
+    except Exception:  # not there, cut short, or not whole when a kill came
         return False
 
 

@@ -100,14 +100,12 @@ class Settings:
                 chosen[name] = _project_path(name.upper(), text)
             else:
                 chosen[name] = text.lower()
-        if not isinstance(weights := chosen.get("weights", ""), str):
-            if not weights.is_file():
-                raise SettingsError(
-                    f"WEIGHTS is {weights}, which is not a file. Expected imagenet, none, or the "
-                    "path of a weights file."
-                )
-            chosen["weights"] = str(weights)
-        settings = cls(**chosen)
+        settings = cls(**chosen | {"weights": str(chosen.get("weights", cls.weights))})
+        if settings.weights not in WEIGHTS and not Path(settings.weights).is_file():
+            raise SettingsError(
+                f"WEIGHTS is {settings.weights}, which is not a file. Expected imagenet, none, or "
+                "the path of a weights file."
+            )
         existing = next(path for path in (settings.runs, *settings.runs.parents) if path.exists())
         if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
             raise SettingsError(

@@ -15,7 +15,6 @@ import zlib
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path, PurePosixPath
 from urllib.error import HTTPError
-from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
 
 from tqdm import tqdm
@@ -54,7 +53,11 @@ def download(url: str, target: Path | str) -> Path:
     is_zip = target.suffix.lower() == ".zip"
     if target.is_file() and (zipfile.is_zipfile(target) or not is_zip):
         return target
-    _require_address(url)
+    if not re.fullmatch(r"https?://[^@/\[\]]+(/.*)?", url):  # not repeated: it may hold a password
+        raise DownloadError(
+            "That is not an address to download from; expected https://…, without a user name or "
+            "password in it. Fetch the file with another program and place it by hand."
+        )
     part = target.with_name(f"{target.name}.part")
     memo_file = target.with_name(f"{target.name}.part.json")
     try:
@@ -80,21 +83,6 @@ def download(url: str, target: Path | str) -> Path:
             f"{part.name}; make room and run this again."
         ) from error
     return target
-
-
-def _require_address(url: str) -> None:
-    try:
-        address = urlsplit(url)
-        if "@" in address.netloc:  # and it is not repeated here
-            raise DownloadError(
-                f"The address at {address.hostname} has a user name or password in it, which is "
-                "not supported. Fetch the file with another program and place it by hand."
-            )
-        if address.scheme in ("http", "https"):
-            return
-    except ValueError:
-        url = "it"
-    raise DownloadError(f"{url!r} is not an address to download from; expected https://…")
 
 
 def _fetch_with_patience(url: str, part: Path, memo_file: Path) -> None:

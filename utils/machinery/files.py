@@ -10,7 +10,6 @@ import shutil
 import stat
 import tempfile
 import zipfile
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,12 +27,10 @@ from utils.machinery.errors import (
 from utils.settings import short_path
 
 RECORD_FILE = "stages.json"  # in a folder: the hash of each file that a notebook handed over
+_MOST_HASHED = 1 << 30  # bytes of a file that is handed over; features have hashes of their own
 _ENDS = 4096  # bytes at both ends of a file that `quick_hash` reads
 _NEARLY_FULL = 1 << 20  # bytes: less than this free explains a write that failed without a reason
 _MOST_BYTES = 256 << 20  # of a JSON or CSV file; Flickr8k's largest has 8 MB
-# What zipfile and NumPy raise on damaged files; RuntimeError is for a password.
-_ARRAY_ERRORS = (OSError, zipfile.BadZipFile, zlib.error, EOFError, ValueError, RuntimeError)
-_ARRAY_ERRORS += (MemoryError, OverflowError)
 
 
 @contextmanager
@@ -104,8 +101,9 @@ def write_json(target: Path | str, content: Any) -> None:
 
 def invalid(source: Path | str, finding: str, remedy: str = "") -> StaleArtefactError:
     """The error for a file that can't be used: what was found in it, and what to do."""
-    sentence = f"{short_path(Path(source))} can't be used: {finding}. {remedy}"
-    return StaleArtefactError(sentence.rstrip())
+    sentence = f"{short_path(Path(source))} can't be used: {finding}. {remedy}".rstrip()
+    # Control characters from a damaged file could garble a terminal.
+    return StaleArtefactError("".join(c if c.isprintable() else ascii(c)[1:-1] for c in sentence))
 
 
 def read_text(source: Path | str, remedy: str = "") -> str:
@@ -227,7 +225,7 @@ def read_arrays(source: Path | str, most_bytes: int, remedy: str) -> dict[str, n
                     array = np.lib.format.read_array(content, allow_pickle=False)
                 arrays[member.filename.removesuffix(".npy")] = array
             return arrays
-    except _ARRAY_ERRORS as error:
+    except Exception as error:  # zipfile and NumPy raise nearly anything on damaged files
         reason = str(error) or type(error).__name__
         raise invalid(source, f"it is no whole .npz file ({reason})", remedy) from error
 
@@ -283,8 +281,10 @@ def changed_files(folder: Path) -> list[str]:
 
 
 def file_hash(path: Path | str) -> str:
-    """SHA-256 of a file's content, 64 hexadecimal digits."""
+    """SHA-256 of a file's content, 64 hexadecimal digits; `StaleArtefactError` above 1 GiB."""
     with Path(path).open("rb") as file:
+        if (size := os.fstat(file.fileno()).st_size) > _MOST_HASHED:
+            raise invalid(path, f"it has {size:,} bytes")
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
