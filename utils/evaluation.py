@@ -17,6 +17,8 @@ from utils.search import (
     INVERSE_TEMPERATURES,
     WIDE,
     Consensus,
+    Decoders,
+    Features,
     Hypothesis,
     Searcher,
     SearchSettings,
@@ -27,9 +29,9 @@ BEAMS, LENGTH_PENALTIES = (1, 3, 5), (0.5, 0.7, 1.0, 1.3)  # what a search is ch
 
 
 def choose_search(
-    decoders: keras.Model | Sequence[keras.Model],
+    decoders: Decoders,
     vocabulary: Vocabulary,
-    features: np.ndarray | Sequence[np.ndarray],
+    features: Features,
     references: Sequence[Sequence[str]],
     *,
     beams: Sequence[int] = BEAMS,
@@ -53,30 +55,26 @@ def choose_search(
         consensus), the scores, x100, and the `seconds` of the search, which all penalties of a beam
         share.
     """
-    rows, scorer = [], Scorer(references)
+    searches = []
     total = len(references) * (len(beams) + (consensus is not None))
     with tqdm(total=total, desc="searches", unit="photo", disable=not progress) as bar:
-
-        def score(settings: list[tuple], captions: Sequence[Sequence[Hypothesis]], seconds: float):
-            for (beam, penalty, temperature), best in zip(settings, captions, strict=True):
-                row = {"beam": beam, "length_penalty": penalty, "inverse_temperature": temperature}
-                scores = scorer(captions_of(best, vocabulary))
-                rows.append({**row, **scores, "seconds": seconds})
-
         for beam in beams:
             begun, penalties = time.perf_counter(), length_penalties if beam > 1 else (1.0,)
             found = Searcher(decoders, beam).best_by_penalty(features, penalties, bar)
             seconds = time.perf_counter() - begun
-            score([(beam, penalty, np.nan) for penalty in penalties], found, seconds)
+            for penalty, best in zip(penalties, found, strict=True):
+                searches.append((beam, penalty, np.nan, best, seconds))
         if consensus is not None:
-            begun, (beam, penalty, _) = time.perf_counter(), WIDE
-            found = [
-                consensus.rankings(hypotheses, INVERSE_TEMPERATURES)
-                for hypotheses in Searcher(decoders, *WIDE).search(features, bar)
-            ]
+            begun, found = time.perf_counter(), Searcher(decoders, *WIDE).search(features, bar)
+            ranked = [consensus.rankings(group, INVERSE_TEMPERATURES) for group in found]
             seconds = time.perf_counter() - begun
-            best = [[ranked[0] for ranked in each] for each in zip(*found, strict=True)]
-            score([(beam, penalty, one) for one in INVERSE_TEMPERATURES], best, seconds)
+            for place, temperature in enumerate(INVERSE_TEMPERATURES):
+                best = [groups[place][0] for groups in ranked]
+                searches.append((*WIDE[:2], temperature, best, seconds))
+    scorer, rows = Scorer(references), []
+    for beam, penalty, temperature, best, seconds in searches:
+        row = {"beam": beam, "length_penalty": penalty, "inverse_temperature": temperature}
+        rows.append({**row, **scorer(captions_of(best, vocabulary)), "seconds": seconds})
     return pd.DataFrame(rows).sort_values("CIDEr", ascending=False, ignore_index=True)
 
 
@@ -103,9 +101,8 @@ def evaluate_system(
             fine-tuned CNN.
 
     Returns:
-        A row of `comparison.json`: the name, the kinds of the decoders, their weights, the chosen
-        search, the scores of dev and test, x100, and `bootstrap_intervals`; and the captions of
-        test.
+        A row of `comparison.json`: name, kinds and weights of the decoders, the chosen search, the
+        scores of dev and test, x100, and `bootstrap_intervals`; and the captions of test.
     """
     kinds = kinds or [decoder_kind(decoder.name).features for decoder in decoders]
 

@@ -209,11 +209,8 @@ def all_ngrams(tokens: Sequence) -> Counter:
 class Scorer:
     """Scores raw captions against raw references under `PROTOCOL`; reads the references once.
 
-    Args:
-        references: the reference captions of each photograph, at least one.
-
     Raises:
-        ValueError: a photograph has no reference.
+        ValueError: a photograph has no reference, or there is not one caption for each.
     """
 
     def __init__(self, references: Sequence[Sequence[str]]):
@@ -223,14 +220,7 @@ class Scorer:
         self.cider = Cider(self.references)
 
     def __call__(self, captions: Sequence[str]) -> dict[str, float]:
-        """Scores captions, one for each photograph.
-
-        Returns:
-            {"BLEU-1", …, "BLEU-4", "ROUGE-L", "CIDEr"}, each x100.
-
-        Raises:
-            ValueError: there are not as many captions as photographs.
-        """
+        """Scores captions: {"BLEU-1", …, "BLEU-4", "ROUGE-L", "CIDEr"}, each x100."""
         if len(captions) != len(self.references) or not captions:
             raise ValueError(
                 f"There are {len(captions)} captions and references for {len(self.references)} "
@@ -285,12 +275,11 @@ def _java_meteor():
 
 @dataclass(frozen=True)
 class Agreement:
-    """Scores of human captions against the other captions of the same photograph.
+    """Scores of human captions against the others of their photograph.
 
     Attributes:
         scores: {"BLEU-1", "BLEU-4", "ROUGE-L", "CIDEr"}, each x100.
-        rouge_of: for each photograph the mean ROUGE-L of its captions, `(n,)`, x100; NaN where a
-            photograph has one caption only.
+        rouge_of: mean ROUGE-L of each photograph's captions, `(n,)`, x100; NaN where it has one.
     """
 
     scores: dict[str, float]
@@ -302,14 +291,12 @@ def leave_one_out(
 ) -> Agreement:
     """Scores every caption against the others of its photograph, as if a model had written it.
 
-    In each round one caption of every photograph is held out and scored; the result is the mean of
-    the rounds. To score the first captions only would be quicker and wrong: in Flickr8k a
-    photograph's captions are sorted by the alphabet.
+    In each round one caption of every photograph is held out and scored, and the rounds' mean is
+    taken. To score the first captions only would be wrong: Flickr8k sorts them by the alphabet.
 
     Args:
         references: for each photograph its raw captions.
-        rewrite: changes the caption that is held out, for example by a cleaning; the captions that
-            it is scored against stay raw.
+        rewrite: changes the caption that is held out, for example by a cleaning; the others stay.
 
     Raises:
         ValueError: no photograph has two captions.

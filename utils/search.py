@@ -22,6 +22,9 @@ from utils.metrics import MAX_ORDER, Cider, all_ngrams
 MAX_TOKENS = 30  # longer captions are one in a thousand on Flickr8k
 _NEVER = -1e9  # log-probability of what must not be chosen; finite, so that sums stay finite
 
+Decoders = keras.Model | Sequence[keras.Model]  # one, or several that say each word together
+Features = np.ndarray | Sequence[np.ndarray]  # `(n, …)`, of each decoder an array
+
 # One step of the decoders
 
 
@@ -31,10 +34,10 @@ class StartStep(keras.Model):
     def __init__(self, models: Sequence[SearchModels]):
         super().__init__(dtype="float32")
         self.starts = [pair.start for pair in models]
-        # States that every hypothesis has for itself; the others serve all of a photograph.
-        self.own = {
-            f"{place}.{name}" for place, pair in enumerate(models) for name in pair.step.output
-        }
+        names = [
+            [f"{place}.{name}" for name in pair.step.output] for place, pair in enumerate(models)
+        ]
+        self.own = set(chain(*names))  # states of each hypothesis; others serve all of a photograph
 
     def call(self, inputs):
         """Takes features for each decoder, and returns the states that `Step` takes."""
@@ -60,13 +63,13 @@ class Step(keras.Model):
         """Asks every decoder, and takes the mean of their log-probabilities.
 
         Returns:
-            Logits `(n, k, vocabulary)`; their normaliser `(n, k)`, to be subtracted; the states;
-            and `(n, k, regions)`, where a single decoder looked, or None if it doesn't tell.
+            Logits `(n, k, vocabulary)`; their normaliser `(n, k)`, to be subtracted; states; and
+            `(n, k, regions)`, where a single decoder looked, None if it doesn't tell.
         """
         states, logits, normaliser = {}, 0.0, 0.0
         for place, step in enumerate(self.steps):
-            named = {name.removeprefix(f"{place}."): name for name in inputs}
-            outputs = dict(step({name: inputs[named[name]] for name in step.input}))
+            named = {name.removeprefix(f"{place}."): value for name, value in inputs.items()}
+            outputs = dict(step({name: named[name] for name in step.input}))
             scores = outputs.pop("logits")
             logits += scores / len(self.steps)
             normaliser += ops.logsumexp(scores, axis=-1) / len(self.steps)
@@ -209,7 +212,7 @@ class Searcher:
 
     def __init__(
         self,
-        model: keras.Model | Sequence[keras.Model],
+        model: Decoders,
         beam: int = 3,
         length_penalty: float = 1.0,
         max_tokens: int = MAX_TOKENS,
@@ -228,28 +231,25 @@ class Searcher:
         models = [search_models(decoder) for decoder in decoders]
         self._start, self._step = StartStep(models), BeamStep(models, beam)
 
-    def search(
-        self, features: np.ndarray | Sequence[np.ndarray], progress: bool | tqdm = False
-    ) -> list[list[Hypothesis]]:
+    def search(self, features: Features, progress: bool | tqdm = False) -> list[list[Hypothesis]]:
         """Returns up to `beam` different hypotheses for each photograph, best first.
 
         Args:
-            features: `(n, …)`, one row per photograph as the decoder was trained on; for several
-                decoders a list of such arrays, in their order.
+            features: one row per photograph, as the decoder was trained on; for several decoders a
+                list of such arrays, in their order.
             progress: whether to draw a progress bar, or a bar to move on by each photograph.
         """
         found = self._find(features, [self.length_penalty], self.beam, progress)
-        groups = [own[0] for own in found]
-        return groups if self.rank is None else list(map(self.rank, groups))
+        return [group if self.rank is None else self.rank(group) for (group,) in found]
 
-    def best(self, features, progress: bool | tqdm = False) -> list[Hypothesis]:
+    def best(self, features: Features, progress: bool | tqdm = False) -> list[Hypothesis]:
         """Returns the best hypothesis for each photograph."""
         if self.rank is not None:
             return [hypotheses[0] for hypotheses in self.search(features, progress)]
         return self.best_by_penalty(features, [self.length_penalty], progress)[0]
 
     def best_by_penalty(
-        self, features, length_penalties: Sequence[float], progress: bool | tqdm = False
+        self, features: Features, length_penalties: Sequence[float], progress: bool | tqdm = False
     ) -> list[list[Hypothesis]]:
         """Returns what `best` would with each of the penalties, after one search.
 
@@ -268,12 +268,13 @@ class Searcher:
         Returns:
             For each photograph and each penalty up to `most` hypotheses, best first.
         """
-        arrays = [features] if len(self._start.starts) == 1 else features
+        decoders = len(self._start.starts)
+        arrays = [features] if decoders == 1 else features
         counts = [len(array) for array in arrays]
-        if len(arrays) != len(self._start.starts) or len(set(counts)) != 1:
+        if len(counts) != decoders or len(set(counts)) != 1:
             raise ValueError(
-                f"There are {len(self._start.starts)} decoders and features of {counts} "
-                "photographs; expected one array for each decoder, all of the same photographs."
+                f"There are {decoders} decoders and features of {counts} photographs; expected one "
+                "array for each decoder, all of the same photographs."
             )
         (count, *_), batch = counts, min(self.batch_size, counts[0])
         waiting = enumerate(self._starting(arrays, batch))
@@ -294,7 +295,8 @@ class Searcher:
                     for name, value in own.items():
                         if name in self._start.own:
                             value = np.repeat(value, self.beam, axis=0)
-                        states.setdefault(name, np.empty((batch, *value.shape), value.dtype))
+                        if name not in states:
+                            states[name] = np.empty((batch, *value.shape), value.dtype)
                         states[name][row] = value
                 for name in set(states) - self._start.own:
                     states[name] = ops.convert_to_tensor(states[name])
@@ -375,10 +377,8 @@ class _Histories:
         finished = bool(len(steps))
         if not finished:  # what is still growing, without the word that is one too many
             beams = np.flatnonzero(total > _NEVER / 2)
-            totals, steps = (
-                total[beams].astype("float64"),
-                np.full(len(beams), self._taken[row] - 1),
-            )
+            totals = total[beams].astype("float64")
+            steps = np.full(len(beams), self._taken[row] - 1)
         self._ended[row], self._taken[row] = -np.inf, 0  # for the next photograph
         found = []
         for divisors in self._divisors:
@@ -414,8 +414,7 @@ class Consensus:
     """Ranks hypotheses by how much the others agree with them.
 
     Args:
-        frequencies: in how many photographs' captions an n-gram of token ids occurs, for those in
-            two or more.
+        frequencies: in how many photographs' captions an n-gram of token ids occurs, if in several.
         photographs: of how many.
     """
 
@@ -433,31 +432,24 @@ class Consensus:
             photographs += 1
         return cls({ngram: count for ngram, count in counted.items() if count > 1}, photographs)
 
-    def rank(
-        self, hypotheses: Sequence[Hypothesis], inverse_temperature: float
-    ) -> list[Hypothesis]:
+    def rank(self, group: Sequence[Hypothesis], inverse_temperature: float) -> list[Hypothesis]:
         """Orders the hypotheses of a photograph, the one that the others agree with most first.
 
-        Args:
-            hypotheses: of one photograph.
-            inverse_temperature: exponent of their probabilities: 0 lets all count the same, 1 as
-                much as they are probable.
+        `inverse_temperature` is the exponent of their probabilities: 0 lets all count the same, 1
+        as much as they are probable.
         """
-        return self.rankings(hypotheses, [inverse_temperature])[0]
+        return self.rankings(group, [inverse_temperature])[0]
 
-    def rankings(
-        self, hypotheses: Sequence[Hypothesis], inverse_temperatures: Sequence[float]
-    ) -> list[list[Hypothesis]]:
+    def rankings(self, group: Sequence[Hypothesis], inverse_temperatures: Sequence[float]):
         """What `rank` returns with each of the temperatures; compares the hypotheses once."""
-        if len(hypotheses) < 3:  # two agree with each other as much
-            return [list(hypotheses) for _ in inverse_temperatures]
-        totals = np.array([hypothesis.log_probability for hypothesis in hypotheses])
-        similarities, ranked = self.similarities(hypotheses), []
+        if len(group) < 3:  # two agree with each other as much
+            return [list(group) for _ in inverse_temperatures]
+        totals = np.array([hypothesis.log_probability for hypothesis in group])
+        similarities, ranked = self.similarities(group), []
         for inverse_temperature in inverse_temperatures:
             weights = np.exp(inverse_temperature * (totals - totals.max()))
             agreement = similarities @ (weights / weights.sum())
-            order = np.argsort(-agreement, kind="stable")
-            ranked.append([hypotheses[place] for place in order])
+            ranked.append([group[place] for place in np.argsort(-agreement, kind="stable")])
         return ranked
 
     def similarities(self, hypotheses: Sequence[Hypothesis]) -> np.ndarray:
@@ -500,21 +492,17 @@ class Consensus:
         made_by = "notebook 05_evaluate_captions"
         remedy = f"Run {made_by} again, or restore the file."
         arrays = read_arrays(require(file, made_by), _MOST_BYTES, remedy)
-        absent = np.zeros(())
-        ngrams, counts, photographs = (
-            arrays.get(name, absent) for name in ("ngrams", "counts", "photographs")
-        )
+        names = ("ngrams", "counts", "photographs")
+        ngrams, counts, photographs = known = [arrays.get(name, np.zeros(())) for name in names]
         if not (
-            {array.dtype.kind for array in (ngrams, counts, photographs)} == {"i"}
+            all(array.dtype.kind == "i" for array in known)
             and (ngrams.ndim, ngrams.shape[1:], photographs.shape) == (2, (MAX_ORDER,), ())
             and counts.shape == ngrams.shape[:1]
             and ((counts >= 1) & (counts <= photographs) & (ngrams[:, 0] >= 0)).all()
             and (np.diff((ngrams < 0).astype(int), axis=1) >= 0).all()
             and photographs >= 1
         ):
-            finding = (
-                "it holds no counts of n-grams: whole numbers, from 1 to that of the photographs"
-            )
+            finding = "it holds no counts of n-grams, which are from 1 to that of the photographs"
             raise invalid(file, finding, remedy)
         keys = (tuple(one for one in ngram if one >= 0) for ngram in ngrams.tolist())
         return cls(dict(zip(keys, counts.tolist(), strict=True)), int(photographs))
@@ -576,19 +564,12 @@ class SearchSettings:
         return "greedy" if self.beam == 1 else f"beam {self.beam}"
 
     def searcher(
-        self,
-        decoder: keras.Model | Sequence[keras.Model],
-        consensus: Consensus | None = None,
-        batch_size: int = 128,
+        self, decoder: Decoders, consensus: Consensus | None = None, batch_size: int = 128
     ) -> Searcher:
-        """Makes a searcher of these settings.
-
-        Raises:
-            SettingsError: they have an inverse temperature, and there is no `consensus`.
-        """
+        """Makes a searcher of these settings; an inverse temperature needs the consensus."""
         rank = None
         if self.inverse_temperature is not None:
             if consensus is None:
-                raise SettingsError("These settings rank by a consensus, and none was given.")
+                raise SettingsError("Captions are chosen by a consensus, and none was given.")
             rank = partial(consensus.rank, inverse_temperature=self.inverse_temperature)
         return Searcher(decoder, self.beam, self.length_penalty, self.max_tokens, batch_size, rank)
