@@ -21,7 +21,7 @@ from keras import ops
 
 from utils.captions import Vocabulary
 from utils.decoder import DECODERS, DecoderSettings, build_decoder
-from utils.machinery.devices import is_first
+from utils.machinery.devices import is_first, wait
 from utils.machinery.errors import StaleArtefactError
 from utils.machinery.files import (
     atomic_path,
@@ -71,14 +71,14 @@ def read_history(folder: Path, columns: Sequence[str]) -> pd.DataFrame:
     try:
         # Python's float reads every digit, so that what is written again is what was read.
         table = pd.read_csv(io.StringIO(text), converters=dict.fromkeys(columns[1:], float))
+        epochs = [*range(1, len(table) + 1)]
+        if list(table) != list(columns) or table["epoch"].tolist() != epochs or text[-1] != "\n":
+            raise ValueError("it is torn")
+        if not np.isfinite(table.to_numpy("float64")).all():
+            raise ValueError("not all numbers are finite")
     except ValueError as error:  # pandas' own are ValueErrors
-        reason = str(error).strip()
-        raise invalid(file, f"it is no table of numbers ({reason})", remedy) from error
-    whole = list(table) == list(columns) and text.endswith("\n")
-    if not whole or table["epoch"].tolist() != [*range(1, len(table) + 1)]:
-        raise invalid(file, f"it is torn, or not of {', '.join(columns)}, epoch by epoch", remedy)
-    if not np.isfinite(table.to_numpy("float64")).all():
-        raise invalid(file, "not all of its numbers are finite", remedy)
+        finding = f"it is no history of {', '.join(columns)} ({str(error).strip()})"
+        raise invalid(file, finding, remedy) from error
     return table
 
 
@@ -88,6 +88,34 @@ def read_seconds(folder: Path) -> pd.DataFrame:
     if not file.exists():
         return pd.DataFrame(columns=columns)
     return read_table(file, columns, "Delete it: it only says how long the epochs took.")
+
+
+def seconds_per_epoch(folder: Path) -> float:
+    """Median of the seconds that an epoch took."""
+    return float(read_seconds(folder)["seconds"].median())
+
+
+def write_epoch(
+    model: keras.Model, folder: Path, history: pd.DataFrame, row: dict, seconds: float
+) -> pd.DataFrame:
+    """Writes what an epoch came to: weights, then seconds, then the history, which is returned."""
+    epoch, timed = row["epoch"], read_seconds(folder)
+    file = weights_file(folder, epoch)
+    if is_first():
+        with atomic_path(file, size_on_disk(model)) as part:
+            model.save_weights(part)
+    else:  # Keras exchanges weights between the processes as it writes them, so all have to
+        with tempfile.TemporaryDirectory() as elsewhere:
+            model.save_weights(Path(elsewhere) / file.name)
+    timed = timed[timed["epoch"] < epoch]  # a kill can come before the history
+    write_row(folder / "seconds.csv", timed, {"epoch": epoch, "seconds": round(seconds, 2)})
+    history = write_row(folder / "history.csv", history, row)
+    if is_first():
+        keep = {weights_file(folder, one) for one in (epoch, best_epoch_of(history))}
+        for file in set(folder.glob("epoch-*.weights.h5")) - keep:
+            file.unlink()
+    wait()  # what comes next may read these files
+    return history
 
 
 def write_row(file: Path, table: pd.DataFrame, row: dict) -> pd.DataFrame:
@@ -105,46 +133,28 @@ def weights_file(folder: Path, epoch: int) -> Path:
     return folder / f"epoch-{epoch:03}.weights.h5"
 
 
-def save_epoch(model: keras.Model, folder: Path, epoch: int) -> None:
-    """Writes a model's weights, and those of its optimizer, as they are after an epoch."""
-    file = weights_file(folder, epoch)
-    if is_first():
-        with atomic_path(file, size_on_disk(model)) as part:
-            model.save_weights(part)
-    else:  # Keras exchanges weights between the processes as it writes them, so all have to
-        with tempfile.TemporaryDirectory() as elsewhere:
-            model.save_weights(Path(elsewhere) / file.name)
-
-
 def load_epoch(model: keras.Model, folder: Path, epoch: int) -> None:
     """Gives a model the weights that it had after an epoch.
 
     Raises:
         StaleArtefactError: they are missing or damaged; the message says how to go on.
     """
-    file, finding = weights_file(folder, epoch), ""
+    file, finding = weights_file(folder, epoch), "it holds weights that are no finite numbers"
     try:
         model.load_weights(file)
-        if not is_finite(model):
-            finding = "it holds weights that are no finite numbers"
+        if is_finite(model):
+            return
     except (OSError, ValueError, LookupError, RuntimeError, TypeError, AttributeError) as error:
         finding = f"it holds no weights of this decoder ({str(error).strip()[:100]})"
-    if finding:
-        remedy = _train_again(folder)
-        if earlier := [one for one in range(1, epoch) if weights_file(folder, one).exists()]:
-            remedy += (
-                f" Or, to go on from epoch {earlier[-1]}, delete all later rows of history.csv."
-            )
-        raise invalid(file, finding if file.exists() else "it is missing", remedy)
+    remedy = _train_again(folder)
+    if earlier := [one for one in range(1, epoch) if weights_file(folder, one).exists()]:
+        remedy += f" Or, to go on from epoch {earlier[-1]}, delete all later rows of history.csv."
+    raise invalid(file, finding if file.exists() else "it is missing", remedy)
 
 
 def is_finite(model: keras.Model) -> bool:
     """Whether all weights of a model are numbers, and finite."""
     return all(np.isfinite(ops.convert_to_numpy(one)).all() for one in model.weights)
-
-
-def _train_again(folder: Path) -> str:
-    return f"Delete the folder {short_path(folder)} and train again."
 
 
 def size_on_disk(model: keras.Model) -> int:
@@ -153,6 +163,10 @@ def size_on_disk(model: keras.Model) -> int:
     if getattr(model, "optimizer", None) is not None:
         variables += model.optimizer.variables
     return sum(4 * math.prod(variable.shape) + 4096 for variable in variables) + (1 << 16)
+
+
+def _train_again(folder: Path) -> str:
+    return f"Delete the folder {short_path(folder)} and train again."
 
 
 # Finished decoders
