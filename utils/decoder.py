@@ -51,10 +51,7 @@ class WordEmbedding(layers.Layer):
     to improve language models") leaves fewer to overfit, and trains rare words from both sides.
     `keras.layers.ReversibleEmbedding` does it too, but Keras 3.10 has no such layer yet.
 
-    Args:
-        vocabulary_size: number of tokens.
-        units: length of a token's vector.
-        tied: whether the layer is used in reverse too; it then has a bias per token.
+    `units` is the length of a vector; a `tied` layer is used in reverse too, with a bias per token.
     """
 
     def __init__(self, vocabulary_size: int, units: int, tied: bool = False, **kwargs):
@@ -264,7 +261,7 @@ class Decoder:
         self._layers: dict[str, layers.Layer] = {}
 
     def look(self, features) -> dict:
-        """Reads the photograph: `(n, ...) -> {name: (n, ...)}`, what `read` takes by name."""
+        """Reads the photographs: `(n, ...) -> {name: (n, ...)}`, what `read` takes by name."""
         raise NotImplementedError
 
     def read(self, tokens, *, lstm_hidden=None, lstm_cell=None, **image) -> dict:
@@ -295,10 +292,8 @@ class Decoder:
     @property
     def embedding(self) -> WordEmbedding:
         """The layer of the words' vectors."""
-        size, options = self.settings.vocabulary_size, self.options
-        return self.layer(
-            "embedding", WordEmbedding, size, options.embedding_units, tied=options.tied
-        )
+        size, units = self.settings.vocabulary_size, self.options.embedding_units
+        return self.layer("embedding", WordEmbedding, size, units, self.options.tied)
 
     @property
     def text_dropout(self) -> layers.Dropout:
@@ -345,9 +340,8 @@ class Decoder:
         }
         token = keras.Input((None, 1), dtype="int32", name="token")
         outputs = self.read(token, **inputs)
-        outputs |= {  # of the only word
-            name: ops.squeeze(outputs[name], 2) for name in ("logits", "attention") & outputs.keys()
-        }
+        for name in {"logits", "attention"} & outputs.keys():
+            outputs[name] = ops.squeeze(outputs[name], 2)  # of the only word
         step = keras.Model({"token": token, **inputs}, outputs)
         return SearchModels(keras.Model(features, begun), step)
 

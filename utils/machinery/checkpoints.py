@@ -9,7 +9,7 @@ import io
 import json
 import math
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -20,11 +20,12 @@ import pandas as pd
 from keras import ops
 
 from utils.captions import Vocabulary
-from utils.decoder import DECODERS, DecoderSettings, build_decoder
+from utils.decoder import DECODERS, build_decoder
 from utils.machinery.devices import is_first, wait
 from utils.machinery.errors import StaleArtefactError
 from utils.machinery.files import (
     atomic_path,
+    check_fields,
     content_hash,
     invalid,
     read_arrays,
@@ -174,6 +175,8 @@ def _train_again(folder: Path) -> str:
 DECODER_FORMAT = 1
 _MOST_BYTES = 512 << 20  # of a decoder's arrays together; ours have 10 to 60 MB
 _MOST_UNITS = 4096  # of a layer
+_MOST_WORDS = 1_000_000
+_REMEDY = "Train again with notebook 04, or copy it again."
 
 
 def save_decoder(
@@ -191,11 +194,8 @@ def save_decoder(
         half: whether matrices are kept in half precision. Vectors stay as they are: they are few,
             and the variance of a feature can be very small.
     """
-    settings = {
-        "format": DECODER_FORMAT,
-        **asdict(decoder.settings),
-        "vocabulary": content_hash(vocabulary.tokens),
-    }
+    settings = {"format": DECODER_FORMAT, **asdict(decoder.settings)}
+    settings["vocabulary"] = content_hash(vocabulary.tokens)
     arrays = {"settings": np.array(json.dumps(settings))}
     for name, variable in _named_weights(decoder).items():
         array = ops.convert_to_numpy(variable)
@@ -220,44 +220,36 @@ def load_decoder(file: Path, vocabulary: Vocabulary) -> keras.Model:
             vocabulary.
     """
     arrays = read_arrays(require(file, "notebook 04_train_captioner"), _MOST_BYTES, _REMEDY)
-
-    def invalid(finding: str) -> StaleArtefactError:
-        return StaleArtefactError(f"{file} is no decoder: {finding}. {_REMEDY}")
-
-    settings = _decoder_settings(arrays.pop("settings", None), invalid)
-    name, options = settings["name"], settings["options"]
-    known, given = settings["vocabulary"], content_hash(vocabulary.tokens)
-    if settings["vocabulary_size"] != len(vocabulary):
+    settings = _decoder_settings(arrays.pop("settings", None), file)
+    size, known = settings["vocabulary_size"], settings["vocabulary"]
+    if size != len(vocabulary):
         raise StaleArtefactError(
-            f"{file} chooses among {settings['vocabulary_size']:,} words, the vocabulary has "
-            f"{len(vocabulary):,}: they come from two trainings. Copy both from one run."
+            f"{file} chooses among {size:,} words, the vocabulary has {len(vocabulary):,}: they "
+            "come from two trainings. Copy both from one run."
         )
-    if known != given:
+    if known != (given := content_hash(vocabulary.tokens)):
         raise StaleArtefactError(
-            f"{file} was trained with another vocabulary ({known[:12]}…) than the one at hand "
-            f"({given[:12]}…). Run notebook 04 again, or restore the vocabulary that it read."
+            f"{file} was trained with another vocabulary ({known[:12]}...) than the one at hand "
+            f"({given[:12]}...). Run notebook 04 again, or restore the vocabulary that it read."
         )
     try:
-        decoder = build_decoder(
-            name, settings["vocabulary_size"], settings["feature_shape"], **options
-        )
-    except (TypeError, ValueError) as error:
-        raise invalid(f"its settings don't fit together ({error})") from error
+        shape, options = settings["feature_shape"], settings["options"]
+        decoder = build_decoder(settings["name"], size, shape, **options)
+    except (TypeError, ValueError, ArithmeticError) as error:
+        raise invalid(file, f"its settings don't fit together ({error})", _REMEDY) from error
     weights = _named_weights(decoder)
-    if different := sorted(weights.keys() ^ arrays.keys()):
-        raise invalid(f"it has other weights than its settings ask for ({', '.join(different)})")
+    if different := ", ".join(sorted(weights.keys() ^ arrays.keys())):
+        raise invalid(
+            file, f"it has other weights than its settings ask for ({different})", _REMEDY
+        )
     for name, variable in weights.items():
-        if arrays[name].shape != tuple(variable.shape) or not np.isfinite(arrays[name]).all():
-            raise invalid(
-                f"{name} has shape {arrays[name].shape}, expected {tuple(variable.shape)} and "
-                "finite numbers"
-            )
+        found, expected = arrays[name].shape, tuple(variable.shape)
+        if found != expected or not np.isfinite(arrays[name]).all():
+            finding = f"{name} has shape {found}, expected {expected} and finite numbers"
+            raise invalid(file, finding, _REMEDY)
         variable.assign(arrays[name].astype("float32"))
     decoder.get_layer("standardise").finalize_state()  # which setting weights alone doesn't do
     return decoder
-
-
-_REMEDY = "Train again with notebook 04, or copy it again."
 
 
 def _named_weights(decoder: keras.Model) -> dict:
@@ -268,29 +260,32 @@ def _named_weights(decoder: keras.Model) -> dict:
     }
 
 
-def _decoder_settings(text: np.ndarray | None, invalid: Callable) -> dict:
+def _decoder_settings(text: np.ndarray | None, file: Path) -> dict:
     """Reads and checks the settings, so that nothing of an unreasonable size is ever built."""
+
+    def is_size(value, most=_MOST_UNITS):
+        return type(value) is int and 0 < value <= most
+
+    def is_options(options):
+        return isinstance(options, dict) and all(
+            (type(value) in (int, float) and 0 <= value < 1)
+            if "dropout" in name
+            else (type(value) is bool or is_size(value))
+            for name, value in options.items()
+        )
+
     if text is None or text.dtype.kind != "U" or text.ndim:
-        raise invalid('it has no text "settings"')
+        raise invalid(file, 'it has no text "settings"', _REMEDY)
     try:
         settings = json.loads(str(text))
-        found = settings.pop("format")
-        name, options = settings["name"], settings["options"]
-        sizes = [settings["vocabulary_size"], *settings["feature_shape"]]
-        sizes += [value for option, value in options.items() if "dropout" not in option]
-        hash_is_text = isinstance(settings["vocabulary"], str)
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-        raise invalid(f"its settings can't be read ({error!r})") from error
-    if found != DECODER_FORMAT:
-        raise invalid(f"its format is {found!r}, this version reads {DECODER_FORMAT}")
-    if set(settings) != {*DecoderSettings.__dataclass_fields__, "vocabulary"} or not hash_is_text:
-        raise invalid(f"its settings are {', '.join(settings)}")
-    if not isinstance(name, str) or name not in DECODERS:
-        raise invalid(f"it names the decoder {name!r}, known ones are {', '.join(DECODERS)}")
-    most = [1_000_000] + [_MOST_UNITS] * (len(sizes) - 1)
-    if not all(
-        type(size) in (int, bool) and 0 <= size <= top
-        for size, top in zip(sizes, most, strict=True)
-    ):
-        raise invalid(f"its sizes are {sizes}, expected whole numbers up to {_MOST_UNITS:,}")
-    return settings
+    except (ValueError, RecursionError) as error:
+        raise invalid(file, f"its settings are not JSON ({error})", _REMEDY) from error
+    fields = {
+        "format": lambda value: value == DECODER_FORMAT,
+        "name": lambda value: isinstance(value, str) and value in DECODERS,
+        "vocabulary_size": lambda value: is_size(value, _MOST_WORDS),
+        "feature_shape": lambda value: isinstance(value, list) and all(map(is_size, value)),
+        "options": is_options,
+        "vocabulary": str,
+    }
+    return check_fields(settings, fields, file, _REMEDY)
