@@ -54,16 +54,17 @@ class WordEmbedding(layers.Layer):
     `units` is the length of a vector; a `tied` layer is used in reverse too, with a bias per token.
     """
 
-    def __init__(self, vocabulary_size: int, units: int, tied: bool = False, **kwargs):
+    def __init__(self, vocabulary_size, units, tied=False, initializer="uniform", **kwargs):
         super().__init__(**kwargs)
         self.vocabulary_size = vocabulary_size
         self.units = units
         self.tied = tied
+        self.initializer = keras.initializers.get(initializer)
 
     def build(self, input_shape):
         """Makes the weights; they are the same whatever the input's shape."""
         self.embeddings = self.add_weight(
-            (self.vocabulary_size, self.units), initializer="uniform", name="embeddings"
+            (self.vocabulary_size, self.units), initializer=self.initializer, name="embeddings"
         )
         if self.tied:
             self.bias = self.add_weight((self.vocabulary_size,), initializer="zeros", name="bias")
@@ -293,7 +294,12 @@ class Decoder:
     def embedding(self) -> WordEmbedding:
         """The layer of the words' vectors."""
         size, units = self.settings.vocabulary_size, self.options.embedding_units
-        return self.layer("embedding", WordEmbedding, size, units, self.options.tied)
+        first = self.first_words(units, self.options.tied)
+        return self.layer("embedding", WordEmbedding, size, units, self.options.tied, first)
+
+    def first_words(self, units: int, tied: bool):
+        """Returns the initializer of the words' vectors."""
+        return "uniform"
 
     @property
     def text_dropout(self) -> layers.Dropout:
@@ -396,6 +402,14 @@ class Attention(Decoder):
     """
 
     features = "spatial"
+
+    def first_words(self, units, tied):
+        """Words start as large as the glance that is added to them.
+
+        Keras's own have 0.03 on average beside its 1.4: the LSTM couldn't tell one word from
+        another, and would learn hardly anything.
+        """
+        return keras.initializers.RandomNormal(stddev=units**-0.5 if tied else 1.0)
 
     def look(self, features):
         """Projects the regions to values and keys, and their mean to the glance."""
