@@ -37,9 +37,9 @@ from tqdm import tqdm
 from tests.test_download import Server
 from tests.test_features import draw_photos
 from tests.test_training import VOCABULARY, caption_set
-from utils import training as training_module
 from utils.evaluation import prediction_rows, score_row, try_searches
 from utils.features import extract_features
+from utils.machinery import checkpoints
 from utils.machinery.archives import download, unpack
 from utils.machinery.archives import download as download_module
 from utils.machinery.files import atomic_path, write_json
@@ -230,14 +230,14 @@ class Progress:
 
             h5py.Group.create_dataset = creating
         elif kill is not None and kill.moment == BEFORE_HISTORY:
-            write = training_module.write_row
+            write = checkpoints.write_row
 
             def writing(file, table, row):
                 if file.name == "history.csv" and self.reached >= kill.share:
                     die()
                 return write(file, table, row)
 
-            training_module.write_row = writing
+            checkpoints.write_row = writing
 
     def tell(self, share: float) -> None:
         self.reached = min(share, 1.0)

@@ -21,7 +21,7 @@ import numpy as np
 from utils.batches import CaptionSet, bucket_length
 from utils.captions import END, PAD, START, Vocabulary
 from utils.decoder import copy_decoder
-from utils.machinery.checkpoints import read_seconds
+from utils.machinery.checkpoints import seconds_per_epoch
 from utils.machinery.devices import Devices, distributed, share
 from utils.machinery.files import content_hash
 from utils.metrics import Cider, tokenize
@@ -33,32 +33,21 @@ _END_WORD = "<end>"
 
 @dataclass(frozen=True)
 class SelfCritical:
-    """How the second stage trains.
+    """How the second stage trains."""
 
-    Attributes:
-        epochs: how often every photograph is seen.
-        samples: captions drawn of each photograph, at least two.
-        batch_size: photographs a step.
-        learning_rate: of Adam, falling to zero along a cosine. Three times as much is too much:
-            the reward rises faster, and dev collapses in the second epoch.
-        max_tokens: where a drawn caption is cut off.
-    """
-
-    epochs: int = 3
-    samples: int = 5
-    batch_size: int = 64
+    epochs: int = 3  # how often every photograph is seen
+    samples: int = 5  # captions drawn of each photograph, at least two
+    batch_size: int = 64  # photographs a step
+    # Of Adam, falling to zero along a cosine. Three times as much is too much: the reward rises
+    # faster, and dev collapses in the second epoch.
     learning_rate: float = 4e-5
-    max_tokens: int = 20
-
-
-ON_FLICKR8K = SelfCritical()
-# The sample has a twelfth of the photographs: smaller batches, so that it makes enough steps.
-ON_SAMPLE = SelfCritical(batch_size=32)
+    max_tokens: int = 20  # where a drawn caption is cut off
 
 
 def our_stage(dataset: str) -> SelfCritical:
-    """Returns the second stage in the size that fits the data set, "sample" or "flickr8k"."""
-    return ON_SAMPLE if dataset == "sample" else ON_FLICKR8K
+    """Returns the second stage in the size that fits the data set."""
+    # The sample has a twelfth of the photographs: smaller batches, so that it makes enough steps.
+    return SelfCritical(batch_size=32) if dataset == "sample" else SelfCritical()
 
 
 class CaptionReward:
@@ -146,10 +135,9 @@ def train_self_critical(
         model = copy_decoder(first.model, image_dropout=0.0, text_dropout=0.0, output_dropout=0.0)
 
         def prepare(done):
-            schedule = keras.optimizers.schedules.CosineDecay(
-                stage.learning_rate, steps * stage.epochs
-            )
-            optimizer = keras.optimizers.Adam(schedule, clipnorm=recipe.clip_norm)
+            all_steps = steps * stage.epochs
+            rate = keras.optimizers.schedules.CosineDecay(stage.learning_rate, all_steps)
+            optimizer = keras.optimizers.Adam(rate, clipnorm=recipe.clip_norm)
             optimizer.build(model.trainable_variables)
             model.compile(optimizer, WeightedTokenLoss())
             return steps, partial(_fit, model, stage, vocabulary, training, seed)
@@ -180,7 +168,7 @@ def summarise_self_critical(training: Training, first: Training) -> dict:
         "best_dev_cider": float(max(history["dev_cider"].max(), first.history["dev_cider"].max())),
         "final_dev_cider": float(history["dev_cider"].iloc[-1]),
         "best_epoch": training.best_epoch,
-        "seconds_per_epoch": float(read_seconds(training.folder)["seconds"].median()),
+        "seconds_per_epoch": seconds_per_epoch(training.folder),
     }
 
 

@@ -20,17 +20,7 @@ from tqdm import tqdm
 from utils.batches import CaptionSet
 from utils.captions import PAD, Vocabulary
 from utils.decoder import build_decoder, decoder_kind, standardise
-from utils.machinery.checkpoints import (
-    best_epoch_of,
-    is_finite,
-    load_epoch,
-    read_history,
-    read_seconds,
-    save_epoch,
-    training_folder,
-    weights_file,
-    write_row,
-)
+from utils.machinery import checkpoints
 from utils.machinery.devices import (
     Devices,
     distributed,
@@ -39,7 +29,6 @@ from utils.machinery.devices import (
     keep_memory,
     require_same,
     share,
-    wait,
 )
 from utils.machinery.errors import CaptionProjectError
 from utils.machinery.files import content_hash
@@ -56,37 +45,21 @@ class DivergedError(CaptionProjectError, ArithmeticError):
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a decoder is trained.
+    """How a decoder is trained."""
 
-    Attributes:
-        name: in history, metrics and folder names.
-        cleaning: a key of `utils.captions.CLEANINGS`.
-        min_count: words seen less often in the training split are unknown.
-        epochs: how often every caption is seen; the setting EPOCHS can cut it short.
-        decoder_options: keyword arguments of the decoder's build function.
-        batch_size: captions a step.
-        learning_rate: at the start.
-        cosine: whether the learning rate falls to zero along a cosine, or stays.
-        weight_decay: of AdamW; 0 is plain Adam.
-        clip_norm: largest norm of one weight's gradient, None for any.
-        label_smoothing: share of the target that is spread evenly over the vocabulary.
-        mirrored: whether half of the photographs are seen as in a mirror.
-        by_photo: whether the captions of a photograph come together (`CaptionBatches`).
-    """
-
-    name: str
-    cleaning: str
-    min_count: int
-    epochs: int = 20
-    decoder_options: dict = field(default_factory=dict)
-    batch_size: int = 128
-    learning_rate: float = 1e-3
-    cosine: bool = False
-    weight_decay: float = 0.0
-    clip_norm: float | None = None
-    label_smoothing: float = 0.0
-    mirrored: bool = False
-    by_photo: bool = False
+    name: str  # in history, metrics and folder names
+    cleaning: str  # a key of `utils.captions.CLEANINGS`
+    min_count: int  # words seen less often in the training split are unknown
+    epochs: int = 20  # how often every caption is seen; the setting EPOCHS can cut it short
+    decoder_options: dict = field(default_factory=dict)  # of `utils.decoder.DecoderOptions`
+    batch_size: int = 128  # captions a step
+    learning_rate: float = 1e-3  # at the start
+    cosine: bool = False  # whether the learning rate falls to zero along a cosine, or stays
+    weight_decay: float = 0.0  # of AdamW; 0 is plain Adam
+    clip_norm: float | None = None  # largest norm of one weight's gradient, None for any
+    label_smoothing: float = 0.0  # share of the target that is spread evenly over the vocabulary
+    mirrored: bool = False  # whether half of the photographs are seen as in a mirror
+    by_photo: bool = False  # whether the captions of a photograph come together
 
 
 ORIGINAL = Recipe("original", cleaning="original", min_count=1)
@@ -114,14 +87,14 @@ OURS_ON_SAMPLE = replace(
 )
 
 
-# Of the decoders in notebook 06 that are there for comparison only; more would cost an hour.
+# Of decoders that are there for comparison only; more would cost an hour.
 COMPARED_EPOCHS = {"sample": 20, "flickr8k": 8}
 
 
 def our_recipe(dataset: str, decoder: str = "merge") -> Recipe:
-    """Returns our recipe in the size that fits the data set, "sample" or "flickr8k".
+    """Returns our recipe in the size that fits the data set.
 
-    A decoder that looks at places computes much of each photograph, once for all its captions.
+    A decoder that looks at regions computes much of each photograph, once for all its captions.
     """
     recipe = OURS_ON_SAMPLE if dataset == "sample" else OURS
     return replace(recipe, by_photo=decoder_kind(decoder).features == "spatial")
@@ -130,9 +103,9 @@ def our_recipe(dataset: str, decoder: str = "merge") -> Recipe:
 class CaptionLoss(keras.losses.Loss):
     """Mean cross-entropy over the real target tokens of a batch, in nats; padding counts nothing.
 
-    Targets are `(n, captions, length)` int with PAD behind the END, predictions are logits
-    `(n, captions, length, vocabulary)`. With `label_smoothing` a share of the target is spread
-    evenly over the vocabulary (Szegedy et al. 2016).
+    Targets are `(n, k, length)` int with PAD behind the END, predictions are logits `(n, k, length,
+    vocabulary)`. With `label_smoothing` a share of the target is spread evenly over the vocabulary
+    (Szegedy et al. 2016).
     """
 
     def __init__(self, label_smoothing: float = 0.0, name: str = "caption_loss", **kwargs):
@@ -144,13 +117,9 @@ class CaptionLoss(keras.losses.Loss):
         real = ops.cast(ops.not_equal(y_true, PAD), "float32")
         return ops.sum(token_losses(y_true, y_pred, self.label_smoothing) * real) / ops.sum(real)
 
-    def get_config(self):
-        """Returns what makes the same loss again."""
-        return {**super().get_config(), "label_smoothing": self.label_smoothing}
-
 
 def token_losses(targets, logits, label_smoothing: float = 0.0):
-    """Cross-entropy at every place of the captions, float32, padding included.
+    """Cross-entropy `-log softmax(logits)[target]` of every token, float32, padding included.
 
     A loss ends at 87 nats, where float32 ends. The gradient, probabilities minus target, is written
     out: the one that TensorFlow derives adds every target into zeros of the logits' size on a
@@ -173,9 +142,9 @@ def token_losses(targets, logits, label_smoothing: float = 0.0):
             slopes = (probabilities - evenly if evenly else probabilities) * weights[..., None]
             at_targets = (right - evenly - (1 - label_smoothing)) * weights
             rows = ops.reshape(slopes, (-1, vocabulary_size))
-            numbers = ops.reshape(targets, (-1,))
-            places = ops.stack([ops.arange(ops.shape(numbers)[0]), numbers], axis=1)
-            rows = ops.scatter_update(rows, places, ops.reshape(at_targets, (-1,)))
+            token_ids = ops.reshape(targets, (-1,))
+            where = ops.stack([ops.arange(ops.shape(token_ids)[0]), token_ids], axis=1)
+            rows = ops.scatter_update(rows, where, ops.reshape(at_targets, (-1,)))
             return ops.reshape(rows, ops.shape(slopes))
 
         return losses, gradient
@@ -274,24 +243,13 @@ def train(
 
 
 def prepare_fit(
-    model: keras.Model,
-    recipe: Recipe,
-    vocabulary: Vocabulary,
-    training: CaptionSet,
-    dev: CaptionSet,
-    epochs: int,
-    done: int,
-    seed: int,
+    model, recipe, vocabulary, training, dev, epochs: int, done: int, seed: int
 ) -> tuple[int, Callable]:
     """Compiles a model for a recipe; returns what `fit_resumably` asks of `prepare`."""
     options = {"by_photo": recipe.by_photo, "share": share()}
+    mirrored, size = training.mirrored, recipe.batch_size
     batches = training.batches(
-        vocabulary,
-        batch_size=recipe.batch_size,
-        seed=seed,
-        epoch=done,
-        mirrored=training.mirrored,
-        **options,
+        vocabulary, batch_size=size, seed=seed, epoch=done, mirrored=mirrored, **options
     )
     dev_batches = dev.batches(vocabulary, batch_size=256, **options)
     compile_decoder(model, recipe, epochs * len(batches))
@@ -308,6 +266,17 @@ def prepare_fit(
         )
 
     return len(batches), fit
+
+
+def compile_decoder(model: keras.Model, recipe: Recipe, steps: int) -> None:
+    """Gives a decoder the loss and the optimizer of a recipe; `steps` is how many there will be."""
+    rate = recipe.learning_rate
+    schedule = keras.optimizers.schedules.CosineDecay(rate, steps) if recipe.cosine else rate
+    optimizer = keras.optimizers.AdamW(
+        schedule, weight_decay=recipe.weight_decay, clipnorm=recipe.clip_norm
+    )
+    optimizer.build(model.trainable_variables)  # so that a resumed one can load its state
+    model.compile(optimizer, CaptionLoss(recipe.label_smoothing), metrics=[TokenCrossEntropy()])
 
 
 def fit_resumably(
@@ -347,84 +316,23 @@ def fit_resumably(
         StaleArtefactError: history or weights in the folder are damaged.
         DivergedError: losses or weights are no finite numbers any more.
     """
-    with training_folder(folder, identity):
-        history = read_history(folder, ["epoch", *figures, "dev_cider", "learning_rate"])
+    columns = ["epoch", *figures, "dev_cider", "learning_rate"]
+    with checkpoints.training_folder(folder, identity):
+        history = checkpoints.read_history(folder, columns)
         require_same([identity, len(history)], f"the training {folder.name}")
-        if len(history) < epochs:
+        if (done := len(history)) < epochs:
             keep_memory()
-            steps, fit = prepare(len(history))
-            if len(history):
-                load_epoch(model, folder, len(history))
-            score = _dev_scorer(decoder or model, vocabulary, dev, dev_features)
-            journal = Journal(
-                folder, history, figures, decoder or model, score, epochs, steps, seed
-            )
+            steps, fit = prepare(done)
+            if done:
+                checkpoints.load_epoch(model, folder, done)
+            decoder = decoder or model
+            score = _dev_scorer(decoder, vocabulary, dev, dev_features)
+            journal = Journal(folder, history, figures, decoder, score, epochs, steps, seed)
             fit(journal)
             history = journal.history
-        best_epoch = best_epoch_of(history)
-        load_epoch(model, folder, best_epoch)
+        best_epoch = checkpoints.best_epoch_of(history)
+        checkpoints.load_epoch(model, folder, best_epoch)
     return Training(model, history, best_epoch, folder)
-
-
-def summarise(training: Training) -> dict:
-    """Counts and best values of a training, as `training.json` and the report show them."""
-    history = training.history
-    best_loss = history.loc[history["dev_loss"].idxmin()]
-    return {
-        "parameters": training.model.count_params(),
-        "vocabulary": training.model.output_shape[-1],
-        "epochs": len(history),
-        "final_loss": float(history["loss"].iloc[-1]),
-        "best_dev_loss": float(best_loss["dev_loss"]),
-        "best_dev_loss_epoch": int(best_loss["epoch"]),
-        "final_dev_loss": float(history["dev_loss"].iloc[-1]),
-        "best_dev_cider": float(history["dev_cider"].max()),
-        "best_epoch": training.best_epoch,
-        "seconds_per_epoch": float(read_seconds(training.folder)["seconds"].median()),
-    }
-
-
-def training_identity(
-    recipe: Recipe,
-    decoder: str,
-    vocabulary: Vocabulary,
-    training: CaptionSet,
-    dev: CaptionSet,
-    epochs: int,
-    seed: int,
-) -> dict:
-    """Returns everything that a training's result depends on; equal identities, equal results."""
-    return {
-        "recipe": asdict(recipe),
-        "decoder": decoder,
-        "epochs": epochs,
-        "seed": seed,
-        "vocabulary": content_hash(vocabulary.tokens),
-        "training": _fingerprint(training),
-        "dev": _fingerprint(dev),
-    }
-
-
-def compile_decoder(model: keras.Model, recipe: Recipe, steps: int) -> None:
-    """Gives a decoder the loss and the optimizer of a recipe; `steps` is how many there will be."""
-    rate = recipe.learning_rate
-    schedule = keras.optimizers.schedules.CosineDecay(rate, steps) if recipe.cosine else rate
-    optimizer = keras.optimizers.AdamW(
-        schedule, weight_decay=recipe.weight_decay, clipnorm=recipe.clip_norm
-    )
-    optimizer.build(model.trainable_variables)  # so that a resumed one has places to load into
-    model.compile(optimizer, CaptionLoss(recipe.label_smoothing), metrics=[TokenCrossEntropy()])
-
-
-def _fingerprint(captions: CaptionSet) -> str:
-    hashes = [content_hash([list(captions.photos), captions.tokens, captions.references])]
-    for features in (captions.features, captions.mirrored):
-        if features is not None:
-            digest = hashlib.sha256(str(features.shape).encode())
-            for start in range(0, len(features), 256):
-                digest.update(np.ascontiguousarray(features[start : start + 256]))
-            hashes.append(digest.hexdigest())
-    return content_hash(hashes)
 
 
 def _dev_scorer(decoder, vocabulary, dev: CaptionSet, dev_features: Callable | None) -> Callable:
@@ -443,27 +351,14 @@ def _dev_scorer(decoder, vocabulary, dev: CaptionSet, dev_features: Callable | N
 class Journal(keras.callbacks.Callback):
     """Writes every epoch to disk, scores dev, and draws the progress bar.
 
-    Args:
-        folder: of the training.
-        history: what it came to so far; grows by a row an epoch.
-        figures: as of `fit_resumably`.
-        decoder: whose dropout gets seeds of its own every epoch.
-        score: returns the dev CIDEr.
-        epochs: in all.
-        steps: batches an epoch.
-        seed: of dropout.
+    `score` returns the dev CIDEr, `steps` are batches an epoch; the rest as in `fit_resumably`.
     """
 
     def __init__(self, folder, history, figures, decoder, score, epochs, steps, seed):
         super().__init__()
-        self.folder = folder
-        self.history = history
-        self.figures = figures
-        self.decoder = decoder
-        self.score = score
-        self.epochs = epochs
-        self.steps = steps
-        self.seed = seed
+        self.folder, self.history, self.figures = folder, history, figures
+        self.decoder, self.score, self.seed = decoder, score, seed
+        self.epochs, self.steps = epochs, steps
 
     def on_train_begin(self, logs=None):
         self.bar = tqdm(
@@ -490,31 +385,64 @@ class Journal(keras.callbacks.Callback):
         self.bar.update()
 
     def on_epoch_end(self, epoch, logs=None):
-        epoch += 1
         figures = {column: float(logs[name]) for column, name in self.figures.items()}
         # A lost loss can look finite: `token_losses` ends where float32 does.
-        if not (all(map(math.isfinite, figures.values())) and is_finite(self.model)):
+        finite = all(map(math.isfinite, figures.values()))
+        if not (finite and checkpoints.is_finite(self.model)):
             raise DivergedError(
-                f"In epoch {epoch} weights or losses ({figures}) are no finite numbers any more, "
-                "and the epoch was not kept. Lower the learning rate, or look for features that "
-                "are no numbers (notebook 03)."
+                f"In epoch {epoch + 1} weights or losses ({figures}) are no finite numbers any "
+                "more, and the epoch was not kept. Lower the learning rate, or look for features "
+                "that are no numbers (notebook 03)."
             )
         row = {
-            "epoch": epoch,
+            "epoch": epoch + 1,
             **figures,
             "dev_cider": from_first(self.score()),  # so that all find the same epoch best
             "learning_rate": float(ops.convert_to_numpy(self.model.optimizer.learning_rate)),
         }
-        seconds = {"epoch": epoch, "seconds": round(time.monotonic() - self.begun, 2)}
-        save_epoch(self.model, self.folder, epoch)
-        earlier = read_seconds(self.folder)
-        earlier = earlier[earlier["epoch"] < epoch]  # a kill can come before the history
-        write_row(self.folder / "seconds.csv", earlier, seconds)
-        self.history = write_row(self.folder / "history.csv", self.history, row)
-        if is_first():
-            keep = {weights_file(self.folder, one) for one in (epoch, best_epoch_of(self.history))}
-            for file in set(self.folder.glob("epoch-*.weights.h5")) - keep:
-                file.unlink()
-        wait()  # what comes next may read these files
+        seconds = time.monotonic() - self.begun
+        self.history = checkpoints.write_epoch(self.model, self.folder, self.history, row, seconds)
         shown = [f"{name.replace('_', ' ')} {row[name]:.3g}" for name in (*figures, "dev_cider")]
-        self.bar.set_postfix_str(f"epoch {epoch}: {', '.join(shown)}")
+        self.bar.set_postfix_str(f"epoch {epoch + 1}: {', '.join(shown)}")
+
+
+def summarise(training: Training) -> dict:
+    """Counts and best values of a training, as `training.json` and the report show them."""
+    history = training.history
+    best_loss = history.loc[history["dev_loss"].idxmin()]
+    return {
+        "parameters": training.model.count_params(),
+        "vocabulary": training.model.output_shape[-1],
+        "epochs": len(history),
+        "final_loss": float(history["loss"].iloc[-1]),
+        "best_dev_loss": float(best_loss["dev_loss"]),
+        "best_dev_loss_epoch": int(best_loss["epoch"]),
+        "final_dev_loss": float(history["dev_loss"].iloc[-1]),
+        "best_dev_cider": float(history["dev_cider"].max()),
+        "best_epoch": training.best_epoch,
+        "seconds_per_epoch": checkpoints.seconds_per_epoch(training.folder),
+    }
+
+
+def training_identity(recipe, decoder, vocabulary, training, dev, epochs, seed) -> dict:
+    """Returns everything that a training's result depends on; equal identities, equal results."""
+    return {
+        "recipe": asdict(recipe),
+        "decoder": decoder,
+        "epochs": epochs,
+        "seed": seed,
+        "vocabulary": content_hash(vocabulary.tokens),
+        "training": _fingerprint(training),
+        "dev": _fingerprint(dev),
+    }
+
+
+def _fingerprint(captions: CaptionSet) -> str:
+    hashes = [content_hash([list(captions.photos), captions.tokens, captions.references])]
+    for features in (captions.features, captions.mirrored):
+        if features is not None:
+            digest = hashlib.sha256(str(features.shape).encode())
+            for start in range(0, len(features), 256):
+                digest.update(np.ascontiguousarray(features[start : start + 256]))
+            hashes.append(digest.hexdigest())
+    return content_hash(hashes)

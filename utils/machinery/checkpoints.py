@@ -9,7 +9,7 @@ import io
 import json
 import math
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -20,11 +20,12 @@ import pandas as pd
 from keras import ops
 
 from utils.captions import Vocabulary
-from utils.decoder import DECODERS, DecoderSettings, build_decoder
-from utils.machinery.devices import is_first
+from utils.decoder import DECODERS, build_decoder
+from utils.machinery.devices import is_first, wait
 from utils.machinery.errors import StaleArtefactError
 from utils.machinery.files import (
     atomic_path,
+    check_fields,
     content_hash,
     invalid,
     read_arrays,
@@ -71,14 +72,14 @@ def read_history(folder: Path, columns: Sequence[str]) -> pd.DataFrame:
     try:
         # Python's float reads every digit, so that what is written again is what was read.
         table = pd.read_csv(io.StringIO(text), converters=dict.fromkeys(columns[1:], float))
+        epochs = [*range(1, len(table) + 1)]
+        if list(table) != list(columns) or table["epoch"].tolist() != epochs or text[-1] != "\n":
+            raise ValueError("it is torn")
+        if not np.isfinite(table.to_numpy("float64")).all():
+            raise ValueError("not all numbers are finite")
     except ValueError as error:  # pandas' own are ValueErrors
-        reason = str(error).strip()
-        raise invalid(file, f"it is no table of numbers ({reason})", remedy) from error
-    whole = list(table) == list(columns) and text.endswith("\n")
-    if not whole or table["epoch"].tolist() != [*range(1, len(table) + 1)]:
-        raise invalid(file, f"it is torn, or not of {', '.join(columns)}, epoch by epoch", remedy)
-    if not np.isfinite(table.to_numpy("float64")).all():
-        raise invalid(file, "not all of its numbers are finite", remedy)
+        finding = f"it is no history of {', '.join(columns)} ({str(error).strip()})"
+        raise invalid(file, finding, remedy) from error
     return table
 
 
@@ -88,6 +89,34 @@ def read_seconds(folder: Path) -> pd.DataFrame:
     if not file.exists():
         return pd.DataFrame(columns=columns)
     return read_table(file, columns, "Delete it: it only says how long the epochs took.")
+
+
+def seconds_per_epoch(folder: Path) -> float:
+    """Median of the seconds that an epoch took."""
+    return float(read_seconds(folder)["seconds"].median())
+
+
+def write_epoch(
+    model: keras.Model, folder: Path, history: pd.DataFrame, row: dict, seconds: float
+) -> pd.DataFrame:
+    """Writes what an epoch came to: weights, then seconds, then the history, which is returned."""
+    epoch, timed = row["epoch"], read_seconds(folder)
+    file = weights_file(folder, epoch)
+    if is_first():
+        with atomic_path(file, size_on_disk(model)) as part:
+            model.save_weights(part)
+    else:  # Keras exchanges weights between the processes as it writes them, so all have to
+        with tempfile.TemporaryDirectory() as elsewhere:
+            model.save_weights(Path(elsewhere) / file.name)
+    timed = timed[timed["epoch"] < epoch]  # a kill can come before the history
+    write_row(folder / "seconds.csv", timed, {"epoch": epoch, "seconds": round(seconds, 2)})
+    history = write_row(folder / "history.csv", history, row)
+    if is_first():
+        keep = {weights_file(folder, one) for one in (epoch, best_epoch_of(history))}
+        for file in set(folder.glob("epoch-*.weights.h5")) - keep:
+            file.unlink()
+    wait()  # what comes next may read these files
+    return history
 
 
 def write_row(file: Path, table: pd.DataFrame, row: dict) -> pd.DataFrame:
@@ -105,46 +134,28 @@ def weights_file(folder: Path, epoch: int) -> Path:
     return folder / f"epoch-{epoch:03}.weights.h5"
 
 
-def save_epoch(model: keras.Model, folder: Path, epoch: int) -> None:
-    """Writes a model's weights, and those of its optimizer, as they are after an epoch."""
-    file = weights_file(folder, epoch)
-    if is_first():
-        with atomic_path(file, size_on_disk(model)) as part:
-            model.save_weights(part)
-    else:  # Keras exchanges weights between the processes as it writes them, so all have to
-        with tempfile.TemporaryDirectory() as elsewhere:
-            model.save_weights(Path(elsewhere) / file.name)
-
-
 def load_epoch(model: keras.Model, folder: Path, epoch: int) -> None:
     """Gives a model the weights that it had after an epoch.
 
     Raises:
         StaleArtefactError: they are missing or damaged; the message says how to go on.
     """
-    file, finding = weights_file(folder, epoch), ""
+    file, finding = weights_file(folder, epoch), "it holds weights that are no finite numbers"
     try:
         model.load_weights(file)
-        if not is_finite(model):
-            finding = "it holds weights that are no finite numbers"
+        if is_finite(model):
+            return
     except (OSError, ValueError, LookupError, RuntimeError, TypeError, AttributeError) as error:
         finding = f"it holds no weights of this decoder ({str(error).strip()[:100]})"
-    if finding:
-        remedy = _train_again(folder)
-        if earlier := [one for one in range(1, epoch) if weights_file(folder, one).exists()]:
-            remedy += (
-                f" Or, to go on from epoch {earlier[-1]}, delete all later rows of history.csv."
-            )
-        raise invalid(file, finding if file.exists() else "it is missing", remedy)
+    remedy = _train_again(folder)
+    if earlier := [one for one in range(1, epoch) if weights_file(folder, one).exists()]:
+        remedy += f" Or, to go on from epoch {earlier[-1]}, delete all later rows of history.csv."
+    raise invalid(file, finding if file.exists() else "it is missing", remedy)
 
 
 def is_finite(model: keras.Model) -> bool:
     """Whether all weights of a model are numbers, and finite."""
     return all(np.isfinite(ops.convert_to_numpy(one)).all() for one in model.weights)
-
-
-def _train_again(folder: Path) -> str:
-    return f"Delete the folder {short_path(folder)} and train again."
 
 
 def size_on_disk(model: keras.Model) -> int:
@@ -155,11 +166,17 @@ def size_on_disk(model: keras.Model) -> int:
     return sum(4 * math.prod(variable.shape) + 4096 for variable in variables) + (1 << 16)
 
 
+def _train_again(folder: Path) -> str:
+    return f"Delete the folder {short_path(folder)} and train again."
+
+
 # Finished decoders
 
 DECODER_FORMAT = 1
 _MOST_BYTES = 512 << 20  # of a decoder's arrays together; ours have 10 to 60 MB
 _MOST_UNITS = 4096  # of a layer
+_MOST_WORDS = 1_000_000
+_REMEDY = "Train again with notebook 04, or copy it again."
 
 
 def save_decoder(
@@ -177,11 +194,8 @@ def save_decoder(
         half: whether matrices are kept in half precision. Vectors stay as they are: they are few,
             and the variance of a feature can be very small.
     """
-    settings = {
-        "format": DECODER_FORMAT,
-        **asdict(decoder.settings),
-        "vocabulary": content_hash(vocabulary.tokens),
-    }
+    settings = {"format": DECODER_FORMAT, **asdict(decoder.settings)}
+    settings["vocabulary"] = content_hash(vocabulary.tokens)
     arrays = {"settings": np.array(json.dumps(settings))}
     for name, variable in _named_weights(decoder).items():
         array = ops.convert_to_numpy(variable)
@@ -206,44 +220,36 @@ def load_decoder(file: Path, vocabulary: Vocabulary) -> keras.Model:
             vocabulary.
     """
     arrays = read_arrays(require(file, "notebook 04_train_captioner"), _MOST_BYTES, _REMEDY)
-
-    def invalid(finding: str) -> StaleArtefactError:
-        return StaleArtefactError(f"{file} is no decoder: {finding}. {_REMEDY}")
-
-    settings = _decoder_settings(arrays.pop("settings", None), invalid)
-    name, options = settings["name"], settings["options"]
-    known, given = settings["vocabulary"], content_hash(vocabulary.tokens)
-    if settings["vocabulary_size"] != len(vocabulary):
+    settings = _decoder_settings(arrays.pop("settings", None), file)
+    size, known = settings["vocabulary_size"], settings["vocabulary"]
+    if size != len(vocabulary):
         raise StaleArtefactError(
-            f"{file} chooses among {settings['vocabulary_size']:,} words, the vocabulary has "
-            f"{len(vocabulary):,}: they come from two trainings. Copy both from one run."
+            f"{file} chooses among {size:,} words, the vocabulary has {len(vocabulary):,}: they "
+            "come from two trainings. Copy both from one run."
         )
-    if known != given:
+    if known != (given := content_hash(vocabulary.tokens)):
         raise StaleArtefactError(
-            f"{file} was trained with another vocabulary ({known[:12]}…) than the one at hand "
-            f"({given[:12]}…). Run notebook 04 again, or restore the vocabulary that it read."
+            f"{file} was trained with another vocabulary ({known[:12]}...) than the one at hand "
+            f"({given[:12]}...). Run notebook 04 again, or restore the vocabulary that it read."
         )
     try:
-        decoder = build_decoder(
-            name, settings["vocabulary_size"], settings["feature_shape"], **options
-        )
-    except (TypeError, ValueError) as error:
-        raise invalid(f"its settings don't fit together ({error})") from error
+        shape, options = settings["feature_shape"], settings["options"]
+        decoder = build_decoder(settings["name"], size, shape, **options)
+    except (TypeError, ValueError, ArithmeticError) as error:
+        raise invalid(file, f"its settings don't fit together ({error})", _REMEDY) from error
     weights = _named_weights(decoder)
-    if different := sorted(weights.keys() ^ arrays.keys()):
-        raise invalid(f"it has other weights than its settings ask for ({', '.join(different)})")
+    if different := ", ".join(sorted(weights.keys() ^ arrays.keys())):
+        raise invalid(
+            file, f"it has other weights than its settings ask for ({different})", _REMEDY
+        )
     for name, variable in weights.items():
-        if arrays[name].shape != tuple(variable.shape) or not np.isfinite(arrays[name]).all():
-            raise invalid(
-                f"{name} has shape {arrays[name].shape}, expected {tuple(variable.shape)} and "
-                "finite numbers"
-            )
+        found, expected = arrays[name].shape, tuple(variable.shape)
+        if found != expected or not np.isfinite(arrays[name]).all():
+            finding = f"{name} has shape {found}, expected {expected} and finite numbers"
+            raise invalid(file, finding, _REMEDY)
         variable.assign(arrays[name].astype("float32"))
     decoder.get_layer("standardise").finalize_state()  # which setting weights alone doesn't do
     return decoder
-
-
-_REMEDY = "Train again with notebook 04, or copy it again."
 
 
 def _named_weights(decoder: keras.Model) -> dict:
@@ -254,29 +260,32 @@ def _named_weights(decoder: keras.Model) -> dict:
     }
 
 
-def _decoder_settings(text: np.ndarray | None, invalid: Callable) -> dict:
+def _decoder_settings(text: np.ndarray | None, file: Path) -> dict:
     """Reads and checks the settings, so that nothing of an unreasonable size is ever built."""
+
+    def is_size(value, most=_MOST_UNITS):
+        return type(value) is int and 0 < value <= most
+
+    def is_options(options):
+        return isinstance(options, dict) and all(
+            (type(value) in (int, float) and 0 <= value < 1)
+            if "dropout" in name
+            else (type(value) is bool or is_size(value))
+            for name, value in options.items()
+        )
+
     if text is None or text.dtype.kind != "U" or text.ndim:
-        raise invalid('it has no text "settings"')
+        raise invalid(file, 'it has no text "settings"', _REMEDY)
     try:
         settings = json.loads(str(text))
-        found = settings.pop("format")
-        name, options = settings["name"], settings["options"]
-        sizes = [settings["vocabulary_size"], *settings["feature_shape"]]
-        sizes += [value for option, value in options.items() if "dropout" not in option]
-        hash_is_text = isinstance(settings["vocabulary"], str)
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-        raise invalid(f"its settings can't be read ({error!r})") from error
-    if found != DECODER_FORMAT:
-        raise invalid(f"its format is {found!r}, this version reads {DECODER_FORMAT}")
-    if set(settings) != {*DecoderSettings.__dataclass_fields__, "vocabulary"} or not hash_is_text:
-        raise invalid(f"its settings are {', '.join(settings)}")
-    if not isinstance(name, str) or name not in DECODERS:
-        raise invalid(f"it names the decoder {name!r}, known ones are {', '.join(DECODERS)}")
-    most = [1_000_000] + [_MOST_UNITS] * (len(sizes) - 1)
-    if not all(
-        type(size) in (int, bool) and 0 <= size <= top
-        for size, top in zip(sizes, most, strict=True)
-    ):
-        raise invalid(f"its sizes are {sizes}, expected whole numbers up to {_MOST_UNITS:,}")
-    return settings
+    except (ValueError, RecursionError) as error:
+        raise invalid(file, f"its settings are not JSON ({error})", _REMEDY) from error
+    fields = {
+        "format": lambda value: value == DECODER_FORMAT,
+        "name": lambda value: isinstance(value, str) and value in DECODERS,
+        "vocabulary_size": lambda value: is_size(value, _MOST_WORDS),
+        "feature_shape": lambda value: isinstance(value, list) and all(map(is_size, value)),
+        "options": is_options,
+        "vocabulary": str,
+    }
+    return check_fields(settings, fields, file, _REMEDY)
