@@ -158,9 +158,9 @@ def load_encoder(name: str, weights: str | Path = "imagenet", seed: int = 42) ->
 
     Args:
         name: key of `ENCODERS`.
-        weights: "imagenet" (Keras downloads them once and keeps them), "none" (drawn at random from
-            `seed`, the same ones on every backend), or the path of a weights file of this CNN
-            without its classifier (`.weights.h5`, or the `notop.h5` that Keras downloads).
+        weights: "imagenet" (downloaded once), "none" (drawn at random from `seed`, the same ones on
+            every backend), or a weights file of this CNN without its classifier (`.weights.h5`, or
+            the `notop.h5` that Keras downloads).
 
     Raises:
         EncoderError: the name is unknown, or the weights could not be downloaded or don't fit.
@@ -186,26 +186,15 @@ def load_encoder(name: str, weights: str | Path = "imagenet", seed: int = 42) ->
     pixels = keras.Input((spec.image_size, spec.image_size, 3), name="pixels")
     spatial = cnn(spec.preprocess(pixels))
     pooled = keras.layers.GlobalAveragePooling2D()(spatial)
-    return Encoder(
-        name=name,
-        spec=spec,
-        weights=provenance,
-        trained=weights != "none",
-        weights_hash=_hash_weights(cnn),
-        cnn=cnn,
-        _spatial=keras.Model(pixels, spatial),
-        _pooled=keras.Model(pixels, pooled),
-    )
+    models = keras.Model(pixels, spatial), keras.Model(pixels, pooled)
+    return Encoder(name, spec, provenance, weights != "none", _hash_weights(cnn), cnn, *models)
 
 
 def load_encoder_for(settings: Settings) -> Encoder:
-    """Loads the encoder of a run.
+    """Loads the encoder of a run; raises what `load_encoder` does.
 
     Without a network the drawn sample is read by an untrained CNN (see `encoder.trained`); real
     photographs can't be. Its weights don't depend on SEED, as features serve runs with any.
-
-    Raises:
-        EncoderError: as `load_encoder`.
     """
     try:
         return load_encoder(settings.encoder, settings.weights)
