@@ -3,6 +3,7 @@
 import argparse
 import json
 import math
+import os
 import sys
 from pathlib import Path
 
@@ -52,6 +53,8 @@ def main(arguments: list[str] | None = None) -> int:
     except CaptionProjectError as error:
         print(_printable(str(error)), file=sys.stderr)
         return 1
+    except BrokenPipeError:  # `| head` has seen enough; nothing is left to be written at the end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return int(failed)
 
 
