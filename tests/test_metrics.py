@@ -87,7 +87,6 @@ def official_scores(candidates, references):
     return {name: 100 * score for name, score in scores.items()}
 
 
-@settings(deadline=None)
 @given(CORPORA)
 def test_bleu_equals_pycocoevalcap_where_it_does_not_smooth(corpus):
     bleu = pytest.importorskip("pycocoevalcap.bleu.bleu")
@@ -99,7 +98,6 @@ def test_bleu_equals_pycocoevalcap_where_it_does_not_smooth(corpus):
             assert theirs < 0.05
 
 
-@settings(deadline=None)
 @given(CORPORA)
 def test_bleu_equals_nltk(corpus):
     # NLTK counts an n-gram too many for each sentence shorter than n, so there is none here.
@@ -113,7 +111,6 @@ def test_bleu_equals_nltk(corpus):
             assert ours[order - 1] == pytest.approx(100 * theirs, rel=1e-6)
 
 
-@settings(deadline=None)
 @given(CORPORA)
 def test_rouge_equals_pycocoevalcap(corpus):
     rouge = pytest.importorskip("pycocoevalcap.rouge.rouge")
@@ -121,7 +118,6 @@ def test_rouge_equals_pycocoevalcap(corpus):
     assert metrics.rouge_l(*by_photograph(corpus)) == pytest.approx(100 * expected, abs=1e-6)
 
 
-@settings(deadline=None)
 @given(CORPORA)
 def test_cider_equals_pycocoevalcap_photograph_by_photograph(corpus):
     cider = pytest.importorskip("pycocoevalcap.cider.cider")
@@ -131,7 +127,7 @@ def test_cider_equals_pycocoevalcap_photograph_by_photograph(corpus):
     np.testing.assert_allclose(ours, 100 * np.array(expected), atol=1e-6)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(CORPORA, st.data())
 def test_rewards_equal_pycocoevalcap_with_the_document_frequencies_of_the_training_corpus(
     corpus, data

@@ -142,7 +142,7 @@ def changing(decoder):
     return model, {beam: Searcher(model, beam, max_tokens=most) for beam, most in lengths.items()}
 
 
-@settings(deadline=None, max_examples=10)
+@settings(max_examples=5)
 @given(st.integers(0, 1000))
 def test_a_beam_of_one_is_greedy_search(decoder, changing, seed):
     model, searchers = changing
@@ -152,7 +152,7 @@ def test_a_beam_of_one_is_greedy_search(decoder, changing, seed):
     assert [hypothesis.token_ids for hypothesis in found] == greedy(model, features, 5)
 
 
-@settings(deadline=None, max_examples=10)
+@settings(max_examples=5)
 @given(st.integers(0, 1000), st.floats(0, 1.5))
 def test_a_beam_that_keeps_everything_finds_what_exhaustive_search_finds(
     decoder, changing, seed, length_penalty
@@ -166,7 +166,7 @@ def test_a_beam_that_keeps_everything_finds_what_exhaustive_search_finds(
         assert_ranks(hypotheses, captions, totals, length_penalty)
 
 
-@settings(deadline=None, max_examples=10)
+@settings(max_examples=5)
 @given(st.integers(0, 1000), st.sampled_from([2, 5]), st.floats(0, 1.5))
 def test_scores_are_the_models_own_and_no_hypothesis_comes_twice(
     decoder, changing, seed, beam, length_penalty
@@ -312,7 +312,7 @@ def test_captions_are_spelt_out_in_words(beam_of_three, features):
         assert text.split() == [vocabulary.tokens[number] for number in hypothesis.token_ids]
 
 
-@settings(deadline=None, max_examples=10)
+@settings(max_examples=5)
 @given(st.integers(0, 1000), st.sampled_from([1, 2, 5]))
 def test_one_search_finds_the_best_by_every_penalty(decoder, changing, seed, beam):
     model, searchers = changing
@@ -482,7 +482,7 @@ captions = st.lists(
 )
 
 
-@settings(deadline=None)
+@settings(max_examples=30)
 @given(captions)
 def test_agreement_is_the_cider_that_captions_are_scored_by(texts):
     """With the document frequencies of the training split, each other caption the reference."""
@@ -498,7 +498,7 @@ def test_agreement_is_the_cider_that_captions_are_scored_by(texts):
             assert found[row, column] == pytest.approx(scorer.score(candidate, 0), abs=1e-9)
 
 
-@settings(deadline=None)
+@settings(max_examples=30)
 @given(captions, st.floats(0, 2))
 def test_ranking_loses_nothing(texts, inverse_temperature):
     hypotheses = [hypothesis(text) for text in texts]

@@ -24,7 +24,6 @@ from itertools import chain
 
 import numpy as np
 import pandas as pd
-from nltk.tokenize import TreebankWordTokenizer
 
 PROTOCOL = (
     "captions against all raw references; Penn Treebank tokens, lower-cased, punctuation dropped; "
@@ -33,7 +32,6 @@ PROTOCOL = (
 )
 MAX_ORDER = 4  # n-grams of one to four tokens, in BLEU and in CIDEr
 
-_TREEBANK = TreebankWordTokenizer()
 _DROPPED = frozenset(["''", "'", "``", "`", '"', *"(){}[]<>", *".?!,:;", "-", "--", "..."])
 _PLAIN = str.maketrans("‘’“”«»", "''" + 4 * '"') | str.maketrans(
     {"–": " -- ", "—": " -- ", "…": " ... "}
@@ -58,8 +56,15 @@ def _tokens(caption: str) -> tuple[str, ...]:
     # full stop at the end of the text only, where captions can hold two sentences.
     caption = _OPENING_QUOTE.sub("", caption.translate(_PLAIN))
     caption = _SENTENCE_END.sub(" .", caption.strip())
-    tokens = map(str.lower, _TREEBANK.tokenize(caption))
+    tokens = map(str.lower, _treebank().tokenize(caption))
     return tuple(token for token in tokens if token not in _DROPPED)
+
+
+@cache
+def _treebank():
+    from nltk.tokenize import TreebankWordTokenizer  # takes 3 s, and who only searches needs none
+
+    return TreebankWordTokenizer()
 
 
 def ngrams(tokens: Sequence[str], order: int) -> Counter:

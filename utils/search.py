@@ -1,6 +1,7 @@
 """Search: the captions that decoders find for photographs, the most probable or random ones."""
 
 import math
+import reprlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -545,7 +546,8 @@ class SearchSettings:
             known = isinstance(value, kind) and not isinstance(value, bool)
             if not known or not (value is None or least <= value <= most):
                 number = "whole number" if kind is int else "number"
-                raise SettingsError(f"{name} is {value!r}; expected a {number}, {least} to {most}.")
+                found = reprlib.repr(value)
+                raise SettingsError(f"{name} is {found}; expected a {number}, {least} to {most}.")
 
     @classmethod
     def from_row(cls, row: Mapping[str, float | None]) -> "SearchSettings":
