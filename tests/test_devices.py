@@ -71,7 +71,7 @@ for name, one in {"merge": recipe, "attention": by_photo}.items():
         found["captions"] = captions_of(best, VOCABULARY)
 for name, result in results.items():
     found[name] = {"history": result.history.to_dict("list"), "folder": str(result.folder)}
-photos = Photos(folder.parent / "photos", json.loads(sys.argv[2]))
+photos = Photos((folder.parent / "photos").resolve(), json.loads(sys.argv[2]))
 features = extract_features(SlowEncoder(), photos, folder / "features", batch_size=8)
 found["unreadable"] = features.unreadable
 try:
