@@ -5,7 +5,9 @@ import os
 import socket
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from itertools import product
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -54,19 +56,22 @@ options = {**RECIPE.decoder_options, "tied": True}
 by_photo = replace(recipe, decoder_options=options, batch_size=70, by_photo=True)
 results = {}
 for name, one in {"merge": recipe, "attention": by_photo}.items():
+    if name not in sys.argv[3:]:
+        continue
     training, dev = (caption_set(seed, n, one.by_photo) for seed, n in ((0, 35), (1, 13)))
     training = replace(training, mirrored=training.features[:, ..., ::-1])
     known = {"vocabulary": VOCABULARY, "training": training, "dev": dev, "seed": 5}
     known["devices"] = Devices.of(settings)
     results[name] = train(one, decoder=name, folder=folder / "training", epochs=2, **known)
-    if name == "merge":
+    if name == "merge" and "second" in sys.argv[3:]:
         stage = SelfCritical(epochs=2, batch_size=9, learning_rate=0.02, max_tokens=7)
         results["second"] = train_self_critical(results[name], recipe=one, stage=stage, **known)
-        best = Searcher(results["second"].model, beam=1).best(dev.features)
+    if name == "merge":
+        best = Searcher(list(results.values())[-1].model, beam=1).best(dev.features)
         found["captions"] = captions_of(best, VOCABULARY)
 for name, result in results.items():
     found[name] = {"history": result.history.to_dict("list"), "folder": str(result.folder)}
-photos = Photos(folder.parent / "photos", json.loads(sys.argv[2]))
+photos = Photos((folder.parent / "photos").resolve(), json.loads(sys.argv[2]))
 features = extract_features(SlowEncoder(), photos, folder / "features", batch_size=8)
 found["unreadable"] = features.unreadable
 try:
@@ -79,10 +84,10 @@ print(json.dumps(found))
 """
 
 
-def begin(folder, splits, **environment) -> subprocess.Popen:
+def begin(folder, splits, trainings, **environment) -> subprocess.Popen:
     known = {"KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(PROJECT)}
     return subprocess.Popen(
-        [sys.executable, "-c", SCRIPT, str(folder), json.dumps(splits)],
+        [sys.executable, "-c", SCRIPT, str(folder), json.dumps(splits), *trainings],
         env={**os.environ, **known, **environment},
         cwd=PROJECT,
         stdout=subprocess.PIPE,
@@ -106,90 +111,113 @@ def photos(tmp_path_factory):
     return drawn
 
 
-@pytest.fixture(scope="module")
-def found(photos):
-    """What one device, four devices, and two processes came to: `{name: [of each process]}`."""
+@dataclass(frozen=True)
+class Found:
+    """What one device, and others, came to: `{way: [of each process]}`."""
+
+    folder: Path
+    trainings: tuple[str, ...]
+    results: dict[str, list[dict]]
+
+    @property
+    def one(self) -> dict:
+        return self.results["one"][0]
+
+
+ALL = ("one", "two processes", "four devices"), ("merge", "second", "attention")
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param((ALL[0][:2], ALL[1][:1]), id="quick"),
+        pytest.param(ALL, id="all", marks=pytest.mark.slow),
+    ],
+)
+def found(request, photos, tmp_path_factory):
     pytest.importorskip("jax")
     quick = "--xla_backend_optimization_level=0"  # to compile; there is little to compute
     four = f"{quick} --xla_force_host_platform_device_count=4"
-    address = f"127.0.0.1:{free_port()}"
-    ways = {
+    together = {
+        "XLA_FLAGS": quick,
+        "DEVICES": "2",
+        "PROCESSES": "2",
+        "ADDRESS": f"127.0.0.1:{free_port()}",
+    }
+    environments = {
         "one": [{"XLA_FLAGS": quick}],
         "four devices": [{"XLA_FLAGS": four, "DEVICES": "4"}],
-        "two processes": [
-            {
-                "XLA_FLAGS": quick,
-                "DEVICES": "2",
-                "PROCESSES": "2",
-                "PROCESS": str(process),
-                "ADDRESS": address,
-            }
-            for process in range(2)
-        ],
+        "two processes": [together | {"PROCESS": str(process)} for process in range(2)],
     }
-    folder = photos.folder.parent
+    ways, trainings = request.param
+    folder = tmp_path_factory.mktemp("found")
+    (folder / "photos").symlink_to(photos.folder)
     processes = {
-        name: [begin(folder / name, photos.splits, **environment) for environment in environments]
-        for name, environments in ways.items()
+        way: [
+            begin(folder / way, photos.splits, trainings, **environment)
+            for environment in environments[way]
+        ]
+        for way in ways
     }
     results = {}
-    for name, started in processes.items():
+    for way, started in processes.items():
         outputs = [process.communicate() for process in started]
         for process, (_, errors) in zip(started, outputs, strict=True):
             assert process.returncode == 0, errors[-3000:]
-        results[name] = [json.loads(output.splitlines()[-1]) for output, _ in outputs]
-    return results
+        results[way] = [json.loads(output.splitlines()[-1]) for output, _ in outputs]
+    return Found(folder, trainings, results)
 
 
-@pytest.mark.parametrize("way", ["four devices", "two processes"])
-@pytest.mark.parametrize("training", ["merge", "attention", "second"])
-def test_several_devices_train_as_one_does(found, way, training):
-    expected = found["one"][0][training]
-    assert len(expected["history"]["epoch"]) == 2
-    for process in found[way]:
-        for column, values in expected["history"].items():
-            np.testing.assert_allclose(
-                process[training]["history"][column], values, atol=1e-5, err_msg=column
-            )
-        assert process["captions"] == found["one"][0]["captions"]
+def test_several_devices_train_as_one_does(found):
+    for way, training in product(found.results, found.trainings):
+        expected = found.one[training]
+        assert len(expected["history"]["epoch"]) == 2
+        for process in found.results[way]:
+            for column, values in expected["history"].items():
+                np.testing.assert_allclose(
+                    process[training]["history"][column],
+                    values,
+                    atol=1e-5,
+                    err_msg=f"{way}, {training}, {column}",
+                )
+            assert process["captions"] == found.one["captions"]
 
 
-@pytest.mark.parametrize("training", ["merge", "attention", "second"])
-def test_processes_share_one_folder_that_holds_what_one_would_write(found, photos, training):
-    folders = {process[training]["folder"] for process in found["two processes"]}
-    (folder,) = folders
-    (alone,) = {process[training]["folder"] for process in found["one"]}
-    together, one = (
-        {file.name for file in photos.folder.parent.joinpath(place).glob("*.*")}
-        for place in (folder, alone)
-    )
-    assert together == one
-    assert "history.csv" in together
-    file = photos.folder.parent / folder / "history.csv"
-    history = pd.read_csv(file, float_precision="round_trip")
-    assert history.to_dict("list") == found["two processes"][0][training]["history"]
+def test_processes_share_one_folder_that_holds_what_one_would_write(found):
+    for training in found.trainings:
+        (folder,) = {process[training]["folder"] for process in found.results["two processes"]}
+        together, one = (
+            {file.name for file in (found.folder / place).glob("*.*")}
+            for place in (folder, found.one[training]["folder"])
+        )
+        assert together == one
+        assert "history.csv" in together
+        history = pd.read_csv(found.folder / folder / "history.csv", float_precision="round_trip")
+        expected = found.results["two processes"][0][training]["history"]
+        assert history.to_dict("list") == expected
 
 
 def test_processes_extract_what_one_does(found, photos, tmp_path):
     whole = extract_features(SlowEncoder(), photos, tmp_path, batch_size=8)
-    folder = photos.folder.parent / "two processes" / "features"
+    folder = found.folder / "two processes" / "features"
     assert (folder / "pooled.npy").read_bytes() == (tmp_path / "pooled.npy").read_bytes()
     manifest = read_json(folder / "pooled.json")
     assert manifest | {"seconds": 0} == whole.manifest | {"seconds": 0}
     assert {file.name for file in folder.iterdir()} == {"pooled.npy", "pooled.json", ".lock"}
-    for process in found["two processes"]:
+    for process in found.results["two processes"]:
         assert process["unreadable"] == whole.unreadable
     assert len(whole.unreadable) == 2
 
 
 def test_processes_that_would_do_different_things_are_stopped(found):
-    for process in found["two processes"]:
+    for process in found.results["two processes"]:
         assert "For a number, process 1 has other settings" in process["error"]
 
 
 def test_devices_that_are_not_there_are_asked_for_in_vain(found):
-    for way, there in (("one", 1), ("four devices", 4)):
-        message = found[way][0]["error"]
+    for way in found.results.keys() - {"two processes"}:
+        there = {"one": 1, "four devices": 4}[way]
+        message = found.results[way][0]["error"]
         assert f"DEVICES is 8 for 1 processes, and process 0 has {there} of the 8" in message
 
 

@@ -169,7 +169,10 @@ def test_a_decoder_learns_what_the_features_say(straight):
     assert history["learning_rate"].is_monotonic_decreasing
 
 
-@pytest.mark.parametrize(("decoder", "tied"), [("inject", False), ("attention", True)])
+@pytest.mark.parametrize(
+    ("decoder", "tied"),
+    [pytest.param("inject", False, marks=pytest.mark.slow), ("attention", True)],
+)
 def test_the_other_decoders_learn_it_too_also_by_photograph(decoder, tied, tmp_path):
     recipe = replace(
         RECIPE,
@@ -359,6 +362,7 @@ def test_a_training_killed_in_mid_epoch_goes_on_and_ends_as_if_nothing_had_happe
     assert len(json.loads(output.splitlines()[-1])) == 6
 
 
+@pytest.mark.slow
 def test_the_jax_backend_gives_the_same_losses_and_captions():
     pytest.importorskip("jax")
     backends = ["tensorflow", "jax"]
