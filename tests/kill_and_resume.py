@@ -37,7 +37,7 @@ from tqdm import tqdm
 from tests.test_download import Server
 from tests.test_features import draw_photos
 from tests.test_training import VOCABULARY, caption_set
-from utils.evaluation import prediction_rows, score_row, try_searches
+from utils.evaluation import choose_search, prediction_rows, score_row
 from utils.features import extract_features
 from utils.machinery import checkpoints
 from utils.machinery.archives import download, unpack
@@ -88,7 +88,9 @@ def self_critical_stage(folder: Path) -> dict:
 
 def evaluate_stage(folder: Path) -> dict:
     decoder, dev = _trained("original", folder).model, caption_set(1, 24)
-    tried = try_searches(decoder, VOCABULARY, dev, beams=(1, 3), length_penalties=(0.7, 1.0))
+    known = {"beams": (1, 3), "length_penalties": (0.7, 1.0), "progress": False}
+    tried = choose_search(decoder, VOCABULARY, dev.features, dev.references, **known)
+    tried = tried.drop(columns="seconds")
     searcher = Searcher(decoder, beam=3, length_penalty=0.7, batch_size=4)
     found = searcher.best(dev.features)
     rows = prediction_rows(dev.photos, "dev", "original", 3, found, VOCABULARY)
@@ -170,7 +172,7 @@ def _described(training: Training) -> dict:
             )
         described[file.name] = arrays
     best = Searcher(training.model, beam=2, max_tokens=8).best(caption_set(1, 12).features)
-    described["captions"] = [[one.numbers, one.log_probability] for one in best]
+    described["captions"] = [[one.token_ids, one.log_probability] for one in best]
     return described
 
 

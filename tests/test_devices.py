@@ -141,6 +141,7 @@ def found(photos):
     return results
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["four devices", "two processes"])
 @pytest.mark.parametrize("training", ["merge", "attention", "second"])
 def test_several_devices_train_as_one_does(found, way, training):
@@ -154,6 +155,7 @@ def test_several_devices_train_as_one_does(found, way, training):
         assert process["captions"] == found["one"][0]["captions"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("training", ["merge", "attention", "second"])
 def test_processes_share_one_folder_that_holds_what_one_would_write(found, photos, training):
     folders = {process[training]["folder"] for process in found["two processes"]}
@@ -170,6 +172,7 @@ def test_processes_share_one_folder_that_holds_what_one_would_write(found, photo
     assert history.to_dict("list") == found["two processes"][0][training]["history"]
 
 
+@pytest.mark.slow
 def test_processes_extract_what_one_does(found, photos, tmp_path):
     whole = extract_features(SlowEncoder(), photos, tmp_path, batch_size=8)
     folder = photos.folder.parent / "two processes" / "features"
@@ -182,11 +185,13 @@ def test_processes_extract_what_one_does(found, photos, tmp_path):
     assert len(whole.unreadable) == 2
 
 
+@pytest.mark.slow
 def test_processes_that_would_do_different_things_are_stopped(found):
     for process in found["two processes"]:
         assert "For a number, process 1 has other settings" in process["error"]
 
 
+@pytest.mark.slow
 def test_devices_that_are_not_there_are_asked_for_in_vain(found):
     for way, there in (("one", 1), ("four devices", 4)):
         message = found[way][0]["error"]

@@ -71,6 +71,7 @@ def test_only_the_last_blocks_and_the_decoder_learn_and_their_files_load(encoder
         np.testing.assert_array_equal(weights, kept)
 
 
+@pytest.mark.slow
 def test_a_killed_fine_tuning_goes_on_to_the_same_end(encoder, first, tmp_path, monkeypatch):
     whole, _ = tune(encoder, first, tmp_path / "whole")
     write = Journal.on_epoch_end

@@ -11,6 +11,7 @@ from utils.settings import PROJECT
 TRAINING = "training, our recipe"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="TensorFlow survives a fork on Linux only")
 def test_killed_stages_end_as_if_nothing_had_happened(tmp_path):
     stages = ["download", "unpacking", "extraction", TRAINING]

@@ -359,6 +359,7 @@ def test_a_training_killed_in_mid_epoch_goes_on_and_ends_as_if_nothing_had_happe
     assert len(json.loads(output.splitlines()[-1])) == 6
 
 
+@pytest.mark.slow
 def test_the_jax_backend_gives_the_same_losses_and_captions():
     pytest.importorskip("jax")
     backends = ["tensorflow", "jax"]

@@ -163,9 +163,6 @@ def require_same(content: Any, about: str) -> None:
         )
 
 
-agree = require_same  # until `utils.features` has the new name
-
-
 def _gather(content: bytes) -> list[bytes]:
     """What every process gave, equally many bytes each."""
     if _processes == 1:
