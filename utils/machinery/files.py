@@ -39,11 +39,8 @@ def atomic_path(target: Path | str, size: int = 0) -> Iterator[Path]:
 
     A reader therefore sees the old file or the whole new one, also after a kill or on a full disk;
     the temporary name ends as the target's does, since some writers choose their format by it.
-    `size` is what the file will have in bytes at most, so that too little room is reported before
-    the block runs: give it for HDF5, whose library takes the whole process down with a full disk.
-
-    Raises:
-        DiskFullError: there is no room for it.
+    With `size`, in bytes at most, `DiskFullError` comes before the block runs: give it for HDF5,
+    whose library takes the whole process down with a full disk.
     """
     target = Path(target)
     with full_disk_reported(target):
@@ -57,7 +54,8 @@ def atomic_path(target: Path | str, size: int = 0) -> Iterator[Path]:
             yield part
             with part.open("rb") as written:
                 os.fsync(written.fileno())
-            part.chmod(0o666 & ~_umask())  # mkstemp's 0600 would hide results from a shared folder
+            os.umask(mask := os.umask(0))  # there is no other way to read it
+            part.chmod(0o666 & ~mask)  # mkstemp's 0600 would hide results from a shared folder
             part.replace(target)
         finally:
             part.unlink(missing_ok=True)
@@ -71,20 +69,18 @@ def full_disk_reported(target: Path) -> Iterator[None]:
     except DiskFullError:
         raise
     except OSError as error:
+        name = short_path(target)
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            remedy = "Name a folder of yours with RUNS=..., or change its permissions."
+            raise SettingsError(f"{name} can't be written ({error.strerror}). {remedy}") from error
         free = shutil.disk_usage(target.parent).free if target.parent.exists() else _NEARLY_FULL
         # NumPy tells only how much it could write.
         unexplained = error.errno is None and free < _NEARLY_FULL
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            raise SettingsError(
-                f"{short_path(target)} can't be written ({error.strerror}). Name a folder of yours "
-                "with RUNS=..., or change its permissions."
-            ) from error
         if error.errno not in (errno.ENOSPC, errno.EDQUOT) and not unexplained:
             raise
         raise DiskFullError(
-            f"The disk is full: no room for {short_path(target)} ({free:,} bytes are free). What "
-            "was finished before is whole. Make room, or name a folder on another disk with "
-            "RUNS=..., and run this again: it goes on where it stopped."
+            f"The disk is full: no room for {name} ({free:,} bytes are free). Make room, or name a "
+            "folder on another disk with RUNS=..., and run this again: it goes on where it stopped."
         ) from error
 
 
@@ -158,9 +154,10 @@ def check_fields(
         if name not in content:
             raise invalid(source, f"it has no {name!r}", remedy)
         value = content[name]
-        if isinstance(expected, type):
-            right = type(value) in ((int, float) if expected is float else (expected,))
-            right = right and (expected is not float or math.isfinite(value))
+        if expected is float:
+            right = type(value) in (int, float) and math.isfinite(value)
+        elif isinstance(expected, type):
+            right = type(value) is expected
         else:
             right = expected(value) if callable(expected) else value == expected
         if not right:
@@ -176,10 +173,7 @@ def read_table(
     """Reads a CSV file as `read_text` does, with these columns or more.
 
     Give their types (str, int, float) where they are known: without, "007" becomes 7. Cells that
-    are empty or say "none" are text.
-
-    Raises:
-        StaleArtefactError: as `read_text`, or it is no such table, or its last line is cut.
+    are empty or say "none" are text. Raises `StaleArtefactError` also if the last line is cut.
     """
     text = read_text(source, remedy)
     try:
@@ -207,11 +201,7 @@ def write_arrays(target: Path | str, arrays: Mapping[str, np.ndarray]) -> None:
 
 
 def read_arrays(source: Path | str, most_bytes: int, remedy: str) -> dict[str, np.ndarray]:
-    """Reads what `write_arrays` wrote, `most_bytes` at most; nothing in it can run.
-
-    Raises:
-        StaleArtefactError: it is damaged, too large, or holds something other than arrays.
-    """
+    """Reads what `write_arrays` wrote, `most_bytes` at most; `StaleArtefactError` for all else."""
     try:
         if not Path(source).is_file():
             raise ValueError("not a regular file")
@@ -235,10 +225,10 @@ def record_files(made_by: str, *paths: Path) -> None:
 
     `made_by` is the notebook that made them: "notebook 02_clean_captions".
     """
-    for folder in {path.parent for path in paths}:
-        own = [path for path in paths if path.parent == folder]
-        entries = {path.name: {"made_by": made_by, "sha256": file_hash(path)} for path in own}
-        write_json(folder / RECORD_FILE, {"format": 1, "files": _record(folder) | entries})
+    for path in paths:
+        files = _record(path.parent)
+        files[path.name] = {"made_by": made_by, "sha256": file_hash(path)}
+        write_json(path.parent / RECORD_FILE, {"format": 1, "files": files})
 
 
 def require(path: Path, made_by: str) -> Path:
@@ -249,9 +239,8 @@ def require(path: Path, made_by: str) -> Path:
         StaleArtefactError: it is not a regular file, or was changed since it was recorded.
     """
     if not path.exists():
-        raise MissingStageError(
-            f"{short_path(path)} is missing. Run {made_by} first: it makes this file."
-        )
+        finding = f"{short_path(path)} is missing."
+        raise MissingStageError(f"{finding} Run {made_by} first: it makes this file.")
     if not path.is_file():
         raise invalid(path, "it is not a regular file", f"Move it away and run {made_by} again.")
     known = _record(path.parent).get(path.name)
@@ -269,15 +258,6 @@ def _record(folder: Path) -> dict[str, dict[str, str]]:
     for entry in files.values():
         check_fields(entry, {"made_by": str, "sha256": str}, file, remedy)
     return files
-
-
-def changed_files(folder: Path) -> list[str]:
-    """Names of the recorded files in `folder` that are missing or no longer what was recorded."""
-    return [
-        name
-        for name, entry in _record(folder).items()
-        if not (folder / name).is_file() or file_hash(folder / name) != entry["sha256"]
-    ]
 
 
 def file_hash(path: Path | str) -> str:
@@ -303,9 +283,3 @@ def content_hash(content: Any) -> str:
     """SHA-256 of anything that JSON can hold, the same for the same content in any key order."""
     text = json.dumps(content, sort_keys=True, ensure_ascii=False, default=str)
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
-
-
-def _umask() -> int:
-    current = os.umask(0)
-    os.umask(current)
-    return current
