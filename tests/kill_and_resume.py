@@ -37,7 +37,7 @@ from tqdm import tqdm
 from tests.test_download import Server
 from tests.test_features import draw_photos
 from tests.test_training import VOCABULARY, caption_set
-from utils.evaluation import prediction_rows, score_row, try_searches
+from utils.evaluation import choose_search, prediction_rows, score_row
 from utils.features import extract_features
 from utils.machinery import checkpoints
 from utils.machinery.archives import download, unpack
@@ -88,7 +88,9 @@ def self_critical_stage(folder: Path) -> dict:
 
 def evaluate_stage(folder: Path) -> dict:
     decoder, dev = _trained("original", folder).model, caption_set(1, 24)
-    tried = try_searches(decoder, VOCABULARY, dev, beams=(1, 3), length_penalties=(0.7, 1.0))
+    known = {"beams": (1, 3), "length_penalties": (0.7, 1.0), "progress": False}
+    tried = choose_search(decoder, VOCABULARY, dev.features, dev.references, **known)
+    tried = tried.drop(columns="seconds")
     searcher = Searcher(decoder, beam=3, length_penalty=0.7, batch_size=4)
     found = searcher.best(dev.features)
     rows = prediction_rows(dev.photos, "dev", "original", 3, found, VOCABULARY)
@@ -170,7 +172,7 @@ def _described(training: Training) -> dict:
             )
         described[file.name] = arrays
     best = Searcher(training.model, beam=2, max_tokens=8).best(caption_set(1, 12).features)
-    described["captions"] = [[one.numbers, one.log_probability] for one in best]
+    described["captions"] = [[one.token_ids, one.log_probability] for one in best]
     return described
 
 
@@ -195,27 +197,22 @@ class Kill:
 class Progress:
     """Tells every share of the work that a progress bar reaches; kills this process at one."""
 
-    def __init__(self, pipe: int, kill: Kill | None, batches: int):
+    def __init__(self, pipe: int, kill: Kill | None, photographs: int):
         self.pipe, self.kill, self.reached = pipe, kill, 0.0
         self.clock, self.armed = time.monotonic(), False
         update = tqdm.update
 
+        searched = []
+
         def telling(bar, n=1):
             update(bar, n)
-            if bar.total:
+            if photographs:  # evaluation: its bars are off, and each is of one search
+                searched.append(n)
+                self.tell(len(searched) / photographs)
+            elif bar.total and not bar.disable:
                 self.tell(bar.n / bar.total)
 
         tqdm.update = telling
-        if batches:  # evaluation has no bar, but searches so many batches
-            search, seen = Searcher._search_batch, []
-
-            def searching(searcher, features):
-                found = search(searcher, features)
-                seen.append(found)
-                self.tell(len(seen) / batches)
-                return found
-
-            Searcher._search_batch = searching
         if kill is not None and kill.moment == IN_CHECKPOINT:
             create, written = h5py.Group.create_dataset, []
 
@@ -267,12 +264,12 @@ def _hash(content) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def _child(stage: Callable, folder: Path, pipe: int, kill: Kill | None, batches: int) -> None:
+def _child(stage: Callable, folder: Path, pipe: int, kill: Kill | None, photographs: int) -> None:
     with (folder / "output.txt").open("w") as output:
         os.dup2(output.fileno(), 1)
         os.dup2(output.fileno(), 2)
         try:
-            progress = Progress(pipe, kill, batches)
+            progress = Progress(pipe, kill, photographs)
             results = stage(folder)
             progress.end()
             write_json(folder / "result.json", {name: _hash(one) for name, one in results.items()})
@@ -286,7 +283,9 @@ def _child(stage: Callable, folder: Path, pipe: int, kill: Kill | None, batches:
 # In the parent
 
 
-def run(stage: Callable, folder: Path, kill: Kill | None = None, batches: int = 0) -> float | None:
+def run(
+    stage: Callable, folder: Path, kill: Kill | None = None, photographs: int = 0
+) -> float | None:
     """Runs a stage in a fork; returns the share of the work at which it was killed, else None.
 
     Raises:
@@ -297,7 +296,7 @@ def run(stage: Callable, folder: Path, kill: Kill | None = None, batches: int = 
     child = os.fork()
     if child == 0:
         os.close(reading)
-        _child(stage, folder, writing, kill, batches)
+        _child(stage, folder, writing, kill, photographs)
     os.close(writing)
     with os.fdopen(reading, "rb") as told:
         shares = [0.0, *(share for (share,) in struct.iter_unpack("d", told.read()))]
@@ -315,13 +314,13 @@ def disturb(
     work: Path,
     kills: list[Kill],
     needs: str | None = None,
-    batches: int = 0,
+    photographs: int = 0,
 ) -> dict:
     """Runs a stage undisturbed and killed again and again; returns its entry of the log.
 
     Args:
         needs: an earlier stage, whose undisturbed result the folders begin with.
-        batches: for a stage without a progress bar, of how many searched batches it consists.
+        photographs: of an evaluation, how many it searches captions for.
     """
     straight, killed = work / name, work / f"{name} killed"
     for folder in (straight, killed):
@@ -330,7 +329,7 @@ def disturb(
     run(stage, straight)
     log = []
     for kill in kills:
-        share = run(stage, killed, kill, batches)
+        share = run(stage, killed, kill, photographs)
         if share is None:
             break  # no such moment came again: it has finished
         log.append({"at": round(share, 3), "moment": kill.moment})
@@ -406,7 +405,7 @@ def main(arguments: list[str] | None = None) -> int:
             "evaluation": (
                 evaluate_stage,
                 (),
-                {"needs": "training, original recipe", "batches": 9},
+                {"needs": "training, original recipe", "photographs": 72},
             ),
         }
         try:

@@ -288,23 +288,25 @@ def test_an_unknown_decoder_is_refused_with_the_known_ones():
 
 
 def test_attention_reads_words_beside_features_that_are_mostly_zero_with_heavy_tails():
-    # As of a trained CNN: 10 x 10 regions, 75 % zeros, few values far above the rest, and much the
-    # same everywhere in a photograph, so that what the decoder glances at differs between them.
+    # As of a trained CNN: 75 % zeros, few values far above the rest, and much the same everywhere
+    # in a photograph, so that what the decoder glances at differs between them.
     random = np.random.default_rng(0)
     photos, words = 48, 12
-    strength = random.exponential(size=(photos, 1, 1, 256))
+    strength = random.exponential(size=(photos, 1, 1, 128))
     strength *= random.random(strength.shape) < 0.5
-    features = strength * random.exponential(size=(photos, 10, 10, 256))
+    features = strength * random.exponential(size=(photos, 4, 4, 128))
     features *= random.random(features.shape) < 0.5
     # Whatever the photograph shows, every word says which one comes next.
     starts = np.arange(photos) % words
     captions = [[[START, *(4 + (start + np.arange(6)) % words), END]] for start in starts]
-    tokens, targets = padded(captions)
+    tokens, targets = padded(captions, 7)
     keras.utils.set_random_seed(0)
     model = build("attention", features.astype("f4"), embedding_units=128, units=64)
     model.compile(keras.optimizers.AdamW(2e-3), CaptionLoss())
     model.fit([features, tokens], targets, batch_size=16, epochs=12, verbose=0)
-    assert model.evaluate([features, tokens], targets, verbose=0) < 1.2
+    assert (
+        model.evaluate([features, tokens], targets, verbose=0) < 1.2
+    )  # 2.0 with Keras's own words
 
 
 # Layers

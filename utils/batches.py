@@ -11,9 +11,9 @@ from utils.captions import PAD, TOKEN_COLUMNS, Vocabulary
 from utils.features import Features, Rows
 from utils.machinery.devices import Share
 
-# Lengths that batches are padded to. JAX and GPUs compile each length once, so they are few; they
-# lie closely where most captions do. A bucket for every length would save 5 % of the places, but a
-# batch of captions of one length teaches worse: our recipe lost 9 points of CIDEr on the sample.
+# Lengths that batches are padded to: few, as JAX and GPUs compile each once, and close where most
+# captions are. A bucket for every length would save 5 % of the padding, but a batch of captions of
+# one length teaches worse: our recipe lost 9 points of CIDEr on the sample.
 BUCKETS = (8, 10, 12, 14, 16, 20, 26, 40)
 
 
@@ -29,8 +29,8 @@ class CaptionBatches(keras.utils.PyDataset):
     """Teacher-forced batches `((features, tokens), targets)` for `model.fit` and `model.evaluate`.
 
     A batch holds `n` photographs with `k` captions each, in one bucket. `tokens` starts with START
-    and `targets` is the same caption one place further, ending with END; both are `(n, k, bucket)`
-    int32, padded with PAD on the right. `features` is `(n, …)` as stored, one row per photograph.
+    and `targets` is the same caption one token further, ending with END; both are `(n, k, bucket)`
+    int32, padded with PAD on the right. `features` is `(n, ...)` as stored, one row per photograph.
 
     One by one (`k` is 1), captions waste the least padding. By photograph, all captions of a
     photograph come together, so that it is computed once for all of them; where it has fewer than
@@ -40,14 +40,14 @@ class CaptionBatches(keras.utils.PyDataset):
     training that was killed goes on with the batches that it would have seen.
 
     Args:
-        features: `(photographs, …)`, an array or `utils.features.Rows`; read batch by batch.
+        features: `(photographs, ...)`, an array or `utils.features.Rows`; read batch by batch.
         rows: for every caption the row of its photograph in `features`.
-        captions: for every caption its numbers, START and END included.
+        captions: for every caption its token ids, START and END included.
         batch_size: captions a batch; the last batch of a bucket can be smaller.
         seed: of the shuffling; None keeps a fixed order, for evaluation.
         epoch: the first epoch to come, counted from 0.
         mirrored: features of the mirror images, same shape as `features`. Each photograph then
-            comes as it is or as its mirror image, by a throw of the seed for each epoch.
+            comes as it is or as its mirror image, at random in each epoch.
         by_photo: whether the captions of a photograph come together.
         share: which part of every batch to give, where several devices share it. The parts of all
             processes make up the batch; photographs whose captions are nothing but PAD fill up.
@@ -146,21 +146,13 @@ class CaptionBatches(keras.utils.PyDataset):
 
 @dataclass(frozen=True)
 class CaptionSet:
-    """One split, ready for a decoder.
+    """One split, ready for a decoder."""
 
-    Attributes:
-        photos: names of the photographs.
-        features: `(photographs, …)`, one row per name, in memory or on disk.
-        tokens: for each photograph its captions, each a list of tokens.
-        references: for each photograph its raw captions, for the metrics.
-        mirrored: the features of the mirror images, to train on as well, or None.
-    """
-
-    photos: Sequence[str]
-    features: np.ndarray | Rows
-    tokens: Sequence[Sequence[Sequence[str]]]
-    references: Sequence[Sequence[str]]
-    mirrored: np.ndarray | Rows | None = None
+    photos: Sequence[str]  # names of the photographs
+    features: np.ndarray | Rows  # `(photographs, ...)`, one row per name, in memory or on disk
+    tokens: Sequence[Sequence[Sequence[str]]]  # for each photograph its captions, tokens each
+    references: Sequence[Sequence[str]]  # for each photograph its raw captions, for the metrics
+    mirrored: np.ndarray | Rows | None = None  # features of the mirror images, to train on as well
 
     def batches(self, vocabulary: Vocabulary, **options) -> CaptionBatches:
         """Makes batches of every caption; `options` go to `CaptionBatches`."""

@@ -62,7 +62,6 @@ class WordEmbedding(layers.Layer):
         self.initializer = keras.initializers.get(initializer)
 
     def build(self, input_shape):
-        """Makes the weights; they are the same whatever the input's shape."""
         self.embeddings = self.add_weight(
             (self.vocabulary_size, self.units), initializer=self.initializer, name="embeddings"
         )
@@ -74,10 +73,9 @@ class WordEmbedding(layers.Layer):
         if reverse:
             logits = product_by_rows(inputs, ops.transpose(self.embeddings)) + self.bias
             return ops.cast(logits, "float32")
-        # With tied weights, which are small for the sake of the logits, words would drown in what
-        # is added to them, so they are scaled up (Vaswani et al. 2017). The product also makes the
-        # gradient dense: of a plain lookup TensorFlow makes slices, in which a word that occurs
-        # twice stands twice, and Adam squares them before it adds up.
+        # Tied weights are small for the sake of the logits, so words are scaled up (Vaswani et al.
+        # 2017). The product also makes the gradient dense: of a plain lookup TensorFlow makes
+        # slices, in which a word can come twice, and Adam squares them before it adds up.
         scale = self.units**0.5 if self.tied else 1.0
         return ops.take(self.embeddings * scale, inputs, axis=0)
 
@@ -95,20 +93,14 @@ class CaptionLSTM(layers.Layer):
         self.lstm = layers.LSTM(units, return_sequences=True, return_state=True, name="lstm")
 
     def build(self, words_shape, hidden_shape=None, cell_shape=None):
-        """Makes the LSTM's weights from the length of a word's vector."""
         self.lstm.build((None, None, words_shape[-1]))
 
     def call(self, words, hidden=None, cell=None):
-        """Reads words.
+        """Reads words `(n, k, length, width)`.
 
-        Args:
-            words: `(n, k, length, width)`.
-            hidden, cell: where to start, `(n, k, units)`, or `(n, 1, units)` for all captions of a
-                photograph; None starts from zeros.
-
-        Returns:
-            The hidden state after every word, `(n, k, length, units)`, and hidden and cell state
-            after the last one, `(n, k, units)` each.
+        It starts from `hidden` and `cell`, `(n, k, units)`, or `(n, 1, units)` for all captions of
+        a photograph; None are zeros. Returned are the hidden state after every word, `(n, k,
+        length, units)`, and hidden and cell state after the last one, `(n, k, units)` each.
         """
         photos, captions, length, width = ops.shape(words)
         state = None
@@ -131,13 +123,9 @@ class RegionAttention(layers.Layer):
     """Looks at the regions of a photograph, at each as much as its key fits the word to come.
 
     `weights = softmax(query @ keys / sqrt(width))`, `seen = weights @ values`: scaled dot products
-    with several heads (Vaswani et al. 2017). Beside the regions there is a sentinel, made of the
-    words so far: what the decoder looks at when the next word needs no look at the photograph (Lu
-    et al. 2017, "Knowing when to look").
-
-    Args:
-        units: of keys and values; a multiple of `heads`.
-        heads: parts of the vectors that look on their own.
+    with several heads (Vaswani et al. 2017), parts of the `units` that look on their own. Beside
+    the regions there is a sentinel, made of the words so far: what the decoder looks at when the
+    next word needs no look at the photograph (Lu et al. 2017, "Knowing when to look").
     """
 
     def __init__(self, units: int, heads: int = 1, **kwargs):
@@ -149,7 +137,6 @@ class RegionAttention(layers.Layer):
         self.sentinel_key = WordDense(units, name="sentinel_key")
 
     def build(self, text_shape, keys_shape, values_shape):
-        """Makes the weights of the projections."""
         self.query.build(text_shape)
         self.sentinel.build(text_shape)
         self.sentinel_key.build((*text_shape[:-1], self.units))
@@ -157,13 +144,10 @@ class RegionAttention(layers.Layer):
     def call(self, text, keys, values):
         """Looks once for every word.
 
-        Args:
-            text: the LSTM's hidden state after each word, `(n, k, length, width)`.
-            keys, values: of the regions, `(n, regions, units)`.
-
-        Returns:
-            What was seen, `(n, k, length, units)`, and where: `(n, k, length, regions)` in [0, 1],
-            the mean of the heads. What is missing to 1 went to the sentinel.
+        Reads the LSTM's hidden state after each word, `(n, k, length, width)`, and the regions'
+        keys and values, `(n, regions, units)`. Returns what was seen, `(n, k, length, units)`, and
+        where: `(n, k, length, regions)` in [0, 1], the mean of the heads. What is missing to 1 went
+        to the sentinel.
         """
         _, captions, length, _ = ops.shape(text)
         regions = ops.shape(keys)[1]
@@ -221,12 +205,12 @@ class DecoderSettings:
 class SearchModels:
     """What search needs of a decoder.
 
-    Attributes:
-        start: `features (n, ...) -> {name: ...}`, run once per photograph. What the step model
-            gives back is a state, `(n, 1, ...)` here; the rest stays as it is, `(n, ...)`.
-        step: `{"token": (n, beam, 1) int32, **everything of start} -> {"logits": (n, beam,
-            vocabulary), **states (n, beam, ...)}`; with attention also `"attention": (n, beam,
-            regions)`, where the decoder looked for this word.
+    `start`, run once per photograph: `features (n, ...) -> {name: ...}`. What the step model gives
+    back is a state, `(n, 1, ...)` here; the rest stays as it is, `(n, ...)`.
+
+    `step`: `{"token": (n, beam, 1) int32, **everything of start} -> {"logits": (n, beam,
+    vocabulary), **states (n, beam, ...)}`; with attention also `"attention": (n, beam, regions)`,
+    where the decoder looked for this word.
     """
 
     start: keras.Model
@@ -238,13 +222,7 @@ class Decoder:
 
     Both methods join layers as Keras's functional models do. `layer` makes each layer when it is
     first asked for, so the training model and the search models, which are joined by the same two
-    methods, share them.
-
-    Args:
-        settings: what to build.
-
-    Raises:
-        SettingsError: the features are not of the kind that this decoder reads.
+    methods, share them. `SettingsError` if the features are not of the kind that it reads.
     """
 
     features = "pooled"  # or "spatial"
@@ -266,16 +244,12 @@ class Decoder:
         raise NotImplementedError
 
     def read(self, tokens, *, lstm_hidden=None, lstm_cell=None, **image) -> dict:
-        """Reads words and returns, after each of them, logits of the next one.
+        """Reads words `(n, k, length)` int32 and predicts the next one after each of them.
 
-        Args:
-            tokens: `(n, k, length)` int32.
-            lstm_hidden, lstm_cell: the LSTM's state, `(n, k, units)`; None starts from zeros.
-            image: from `look`.
-
-        Returns:
-            {"logits": `(n, k, length, vocabulary)` float32, "lstm_hidden" and "lstm_cell" after the
-            last word, and, if the decoder attends, "attention": `(n, k, length, regions)`}.
+        It starts from the LSTM's state `(n, k, units)`, zeros without one, and knows the `image`
+        from `look`. Returns {"logits": `(n, k, length, vocabulary)` float32, "lstm_hidden" and
+        "lstm_cell" after the last word, and, with attention, "attention": `(n, k, length,
+        regions)`}.
         """
         raise NotImplementedError
 
@@ -457,6 +431,9 @@ def build_decoder(
         feature_shape: of one photograph, `(d,)` pooled or `(g, g, d)` spatial.
         options: of `DecoderOptions`, such as `units`.
 
+    Returns:
+        A model `[features (n, ...), tokens (n, k, length)] -> logits (n, k, length, vocabulary)`.
+
     Raises:
         SettingsError: the name is unknown, or the features are of the other kind.
     """
@@ -469,13 +446,9 @@ def build_decoder(
 
 def copy_decoder(model: keras.Model, **options) -> keras.Model:
     """Builds a decoder once more, with weights of its own, and perhaps with other options."""
-    settings = model.settings
-    copy = build_decoder(
-        settings.name,
-        settings.vocabulary_size,
-        settings.feature_shape,
-        **(settings.options | options),
-    )
+    known = model.settings
+    options = known.options | options
+    copy = build_decoder(known.name, known.vocabulary_size, known.feature_shape, **options)
     copy.set_weights(model.get_weights())
     copy.get_layer("standardise").finalize_state()  # which setting weights alone doesn't do
     return copy

@@ -78,7 +78,7 @@ def read_history(folder: Path, columns: Sequence[str]) -> pd.DataFrame:
         if not np.isfinite(table.to_numpy("float64")).all():
             raise ValueError("not all numbers are finite")
     except ValueError as error:  # pandas' own are ValueErrors
-        finding = f"it is no history of {', '.join(columns)} ({str(error).strip()})"
+        finding = f"it is no history of {', '.join(columns)} ({str(error).strip()[:200]})"
         raise invalid(file, finding, remedy) from error
     return table
 
@@ -142,6 +142,8 @@ def load_epoch(model: keras.Model, folder: Path, epoch: int) -> None:
     """
     file, finding = weights_file(folder, epoch), "it holds weights that are no finite numbers"
     try:
+        if file.exists() and not file.is_file():
+            raise OSError("not a regular file")
         model.load_weights(file)
         if is_finite(model):
             return
@@ -243,11 +245,11 @@ def load_decoder(file: Path, vocabulary: Vocabulary) -> keras.Model:
             file, f"it has other weights than its settings ask for ({different})", _REMEDY
         )
     for name, variable in weights.items():
-        found, expected = arrays[name].shape, tuple(variable.shape)
-        if found != expected or not np.isfinite(arrays[name]).all():
-            finding = f"{name} has shape {found}, expected {expected} and finite numbers"
-            raise invalid(file, finding, _REMEDY)
-        variable.assign(arrays[name].astype("float32"))
+        array, expected = arrays[name], tuple(variable.shape)
+        if array.dtype.kind != "f" or array.shape != expected or not np.isfinite(array).all():
+            finding = f"{name} has shape {array.shape} and type {array.dtype}"
+            raise invalid(file, f"{finding}, expected {expected} and finite floats", _REMEDY)
+        variable.assign(array.astype("float32"))
     decoder.get_layer("standardise").finalize_state()  # which setting weights alone doesn't do
     return decoder
 

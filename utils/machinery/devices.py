@@ -146,12 +146,9 @@ def from_first(number: float) -> float:
 def require_same(content: Any, about: str) -> None:
     """Waits for all processes and makes sure that they are about to do the same.
 
-    Args:
-        content: anything that JSON can hold, what the work depends on.
-        about: what is at stake, for the message.
-
     Raises:
-        SettingsError: it is something else in another process.
+        SettingsError: `content`, anything that JSON can hold, is something else in another process;
+            the message says that it is `about`.
     """
     digests = _gather(bytes.fromhex(content_hash(content)))
     differing = [number for number, digest in enumerate(digests) if digest != digests[0]]
@@ -161,9 +158,6 @@ def require_same(content: Any, about: str) -> None:
             "results than process 0. Give all processes the same settings but for PROCESS, equal "
             "copies of the data set, and one RUNS folder that all of them see."
         )
-
-
-agree = require_same  # until `utils.features` has the new name
 
 
 def _gather(content: bytes) -> list[bytes]:
