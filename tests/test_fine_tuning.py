@@ -40,7 +40,7 @@ def tune(encoder, first, folder):
     middle = encoder.encode_middle(PIXELS).astype("float16")
     captions = CaptionSet(photos, middle, captions, references)
     known = {"vocabulary": VOCABULARY, "training": captions, "dev": captions, "folder": folder}
-    return fine_tune(encoder, first, recipe=RECIPE, tuning=FineTuning(2, 1e-5), **known), middle
+    return fine_tune(encoder, first, recipe=RECIPE, tuning=FineTuning(2, 1e-4), **known), middle
 
 
 def test_the_last_blocks_go_on_from_where_the_others_end(encoder):

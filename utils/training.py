@@ -88,7 +88,7 @@ OURS_ON_SAMPLE = replace(
 
 
 # Of decoders that are there for comparison only; more would cost an hour.
-COMPARED_EPOCHS = {"sample": 20, "flickr8k": 8}
+COMPARED_EPOCHS = {"sample": 20, "flickr8k": 8, "folder": 8}
 
 
 def our_recipe(dataset: str, decoder: str = "merge") -> Recipe:
@@ -175,19 +175,12 @@ class TokenCrossEntropy(keras.metrics.Mean):
 
 @dataclass(frozen=True)
 class Training:
-    """A finished training.
+    """A finished training."""
 
-    Attributes:
-        model: the decoder as it was after the best epoch.
-        history: one row an epoch; `epoch`, figures, `dev_cider` and `learning_rate`.
-        best_epoch: the epoch with the highest dev CIDEr, counted from 1.
-        folder: where history and weights lie.
-    """
-
-    model: keras.Model
-    history: pd.DataFrame
-    best_epoch: int
-    folder: Path
+    model: keras.Model  # the decoder as it was after the best epoch
+    history: pd.DataFrame  # one row an epoch: `epoch`, figures, `dev_cider`, `learning_rate`
+    best_epoch: int  # the one with the highest dev CIDEr, counted from 1
+    folder: Path  # where history and weights lie
 
 
 def train(
@@ -208,8 +201,7 @@ def train(
         recipe: how to train.
         decoder: a key of `utils.decoder.DECODERS`.
         vocabulary: made with the recipe's cleaning from the training split.
-        training: the split to learn from.
-        dev: the split that chooses the epoch.
+        training, dev: the split to learn from, and the one that chooses the epoch.
         folder: parent of the training's own folder.
         epochs: cuts the recipe's epochs short.
         seed: of first weights, shuffling and dropout.

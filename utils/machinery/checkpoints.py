@@ -246,9 +246,9 @@ def load_decoder(file: Path, vocabulary: Vocabulary) -> keras.Model:
         )
     for name, variable in weights.items():
         array, expected = arrays[name], tuple(variable.shape)
-        if array.dtype.kind != "f" or array.shape != expected or not np.isfinite(array).all():
+        if array.dtype.kind not in "fiu" or array.shape != expected or not np.isfinite(array).all():
             finding = f"{name} has shape {array.shape} and type {array.dtype}"
-            raise invalid(file, f"{finding}, expected {expected} and finite floats", _REMEDY)
+            raise invalid(file, f"{finding}, expected {expected} and finite numbers", _REMEDY)
         variable.assign(array.astype("float32"))
     decoder.get_layer("standardise").finalize_state()  # which setting weights alone doesn't do
     return decoder
