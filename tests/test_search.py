@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras import ops
+from tqdm import tqdm
 
 from utils.captions import END, PAD, START, UNKNOWN, Vocabulary
 from utils.decoder import DECODERS, build_decoder, decoder_kind, standardise
@@ -346,7 +347,8 @@ def test_no_photograph_has_no_caption(beam_of_three, features):
 
 @pytest.mark.parametrize("decoder", ["merge"], indirect=True)
 def test_a_bar_moves_on_by_each_photograph(beam_of_three, features, capsys):
-    beam_of_three.best(features, progress=True)
+    with tqdm(total=5) as bar:
+        beam_of_three.search(features, bar)
     assert "5/5" in capsys.readouterr().err
     beam_of_three.best(features)
     assert not capsys.readouterr().err

@@ -35,25 +35,21 @@ class StartStep(keras.Model):
     def __init__(self, models: Sequence[SearchModels]):
         super().__init__(dtype="float32")
         self.starts = [pair.start for pair in models]
-        names = [
-            [f"{place}.{name}" for name in pair.step.output] for place, pair in enumerate(models)
-        ]
-        self.own = set(chain(*names))  # states of each hypothesis; others serve all of a photograph
+        # States of each hypothesis; the others serve all of a photograph.
+        self.own = {f"{i}.{name}" for i, pair in enumerate(models) for name in pair.step.output}
 
     def call(self, inputs):
         """Takes features for each decoder, and returns the states that `Step` takes."""
-        return {
-            f"{place}.{name}": value
-            for place, (start, features) in enumerate(zip(self.starts, inputs, strict=True))
-            for name, value in start(features).items()
-        }
+        pairs = enumerate(zip(self.starts, inputs, strict=True))
+        started = [(place, start(features)) for place, (start, features) in pairs]
+        return {f"{place}.{name}": value for place, own in started for name, value in own.items()}
 
 
 class Step(keras.Model):
     """One step of one or several decoders, compiled as a whole; a subclass chooses the words.
 
-    It takes and returns "token" `(n, k, 1)`, the last word of each of the `k` hypotheses of a
-    photograph, and the states of each decoder, its place before their names ("0.lstm_hidden").
+    It takes and returns "token" `(n, k, 1)`, the last word of each hypothesis of a photograph, and
+    the states of each decoder, its place before their names ("0.lstm_hidden").
     """
 
     def __init__(self, models: Sequence[SearchModels]):
@@ -63,9 +59,8 @@ class Step(keras.Model):
     def next_words(self, inputs):
         """Asks every decoder, and takes the mean of their log-probabilities.
 
-        Returns:
-            Logits `(n, k, vocabulary)`; their normaliser `(n, k)`, to be subtracted; states; and
-            `(n, k, regions)`, where a single decoder looked, None if it doesn't tell.
+        Returns logits `(n, k, vocabulary)`; their normaliser `(n, k)`, to be subtracted; states;
+        and `(n, k, regions)`, where a single decoder looked, None if it doesn't tell.
         """
         states, logits, normaliser = {}, 0.0, 0.0
         for place, step in enumerate(self.steps):
@@ -87,9 +82,9 @@ class BeamStep(Step):
         self.beam = beam
 
     def call(self, inputs):
-        """Takes "total" `(n, beam)`, the log-probability so far, as well, and returns it.
+        """Takes and returns "total" `(n, beam)`, the log-probability so far, as well.
 
-        With it come "parent" `(n, beam)`, the beam that each one extends, and, if the decoder tells
+        Returns "parent" `(n, beam)` too, the beam that each one extends, and, if the decoder tells
         it, "attention" `(n, beam, regions)`, where the beams that came in looked.
         """
         logits, normaliser, states, attention = self.next_words(inputs)
@@ -104,27 +99,24 @@ class BeamStep(Step):
         total, choice = ops.top_k(ops.reshape(totals, (-1, self.beam * few)), self.beam)
         parent = choice // few  # (n, beam), best first
         token = ops.take_along_axis(ops.reshape(words, (-1, self.beam * few)), choice, axis=1)
-        grown = {name: self._of_parents(value, parent) for name, value in states.items()}
-        if attention is not None:
-            grown["attention"] = attention
-        return {"token": ops.expand_dims(token, -1), "total": total, "parent": parent, **grown}
-
-    def _of_parents(self, values, parent):
-        """The rows of `values` `(n, beam, …)` that the new beams grew from."""
         first_row = ops.expand_dims(ops.arange(ops.shape(parent)[0]) * self.beam, 1)
         rows = ops.reshape(ops.cast(first_row, parent.dtype) + parent, (-1,))
-        flat = ops.reshape(values, (-1, *values.shape[2:]))
-        return ops.reshape(ops.take(flat, rows, axis=0), (-1, self.beam, *values.shape[2:]))
+        for name, value in states.items():  # those of the beams that the new ones grew from
+            flat = ops.reshape(value, (-1, *value.shape[2:]))
+            grown = ops.take(flat, rows, axis=0)
+            states[name] = ops.reshape(grown, (-1, self.beam, *value.shape[2:]))
+        if attention is not None:
+            states["attention"] = attention
+        return {"token": ops.expand_dims(token, -1), "total": total, "parent": parent, **states}
 
 
 class SampleStep(Step):
     """Draws the next word of every caption at random, by its probability."""
 
     def call(self, inputs):
-        """Takes "chance" `(n, k)` in [0, 1) as well.
+        """Takes "chance" `(n, k)` in [0, 1) as well; the summed probabilities pass it at the word.
 
-        The word is the one at which the summed probabilities pass `chance`, so that NumPy's numbers
-        decide, the same ones on every backend.
+        So NumPy's numbers decide, the same ones on every backend.
         """
         logits, _, states, _ = self.next_words(inputs)
         forbidden = np.zeros(logits.shape[-1], "float32")
@@ -136,19 +128,12 @@ class SampleStep(Step):
 
 
 class CaptionSampler:
-    """Draws captions from a decoder; keeps its compiled step.
-
-    Args:
-        model: a decoder from `utils.decoder`.
-        samples: captions of each photograph.
-        max_tokens: where a caption is cut off.
-    """
+    """Draws `samples` captions of each photograph from a decoder; keeps its compiled step."""
 
     def __init__(self, model: keras.Model, samples: int, max_tokens: int):
         models = [search_models(model)]
         self._start, self._step = StartStep(models), SampleStep(models)
-        self._samples = samples
-        self._max_tokens = max_tokens
+        self._samples, self._max_tokens = samples, max_tokens
 
     def draw(self, features: np.ndarray, random: np.random.Generator) -> np.ndarray:
         """Draws captions: `(n, samples, length)` int32, each to its END or cut off, then PAD."""
@@ -204,8 +189,7 @@ class Searcher:
             captions, 1 compares the mean per token.
         max_tokens: where search gives up on a hypothesis, 1 to 200.
         batch_size: photographs searched at once.
-        rank: orders the hypotheses of a photograph again, as `Consensus.rank` does; default is by
-            their score.
+        rank: orders the hypotheses of a photograph, as `Consensus.rank` does; None: by their score.
 
     Raises:
         SettingsError: a setting is out of range, or the decoders have different vocabularies.
@@ -224,68 +208,59 @@ class Searcher:
         decoders = [model] if isinstance(model, keras.Model) else list(model)
         sizes = [decoder.output_shape[-1] for decoder in decoders]
         if len(set(sizes)) != 1:
-            raise SettingsError(
-                f"The decoders know {sizes} tokens; expected one or more with the same vocabulary."
-            )
+            expected = "expected one or more with the same vocabulary"
+            raise SettingsError(f"The decoders know {sizes} tokens; {expected}.")
         self.beam, self.length_penalty, self.max_tokens = beam, length_penalty, max_tokens
         self.batch_size, self.rank = batch_size, rank
         models = [search_models(decoder) for decoder in decoders]
         self._start, self._step = StartStep(models), BeamStep(models, beam)
 
-    def search(self, features: Features, progress: bool | tqdm = False) -> list[list[Hypothesis]]:
+    def search(self, features: Features, bar: tqdm | None = None) -> list[list[Hypothesis]]:
         """Returns up to `beam` different hypotheses for each photograph, best first.
 
         Args:
             features: one row per photograph, as the decoder was trained on; for several decoders a
                 list of such arrays, in their order.
-            progress: whether to draw a progress bar, or a bar to move on by each photograph.
+            bar: a progress bar to move on by each photograph.
         """
-        found = self._find(features, [self.length_penalty], self.beam, progress)
+        found = self._find(features, [self.length_penalty], self.beam, bar)
         return [group if self.rank is None else self.rank(group) for (group,) in found]
 
-    def best(self, features: Features, progress: bool | tqdm = False) -> list[Hypothesis]:
+    def best(self, features: Features) -> list[Hypothesis]:
         """Returns the best hypothesis for each photograph."""
         if self.rank is not None:
-            return [hypotheses[0] for hypotheses in self.search(features, progress)]
-        return self.best_by_penalty(features, [self.length_penalty], progress)[0]
+            return [hypotheses[0] for hypotheses in self.search(features)]
+        return self.best_by_penalty(features, [self.length_penalty])[0]
 
     def best_by_penalty(
-        self, features: Features, length_penalties: Sequence[float], progress: bool | tqdm = False
+        self, features: Features, length_penalties: Sequence[float], bar: tqdm | None = None
     ) -> list[list[Hypothesis]]:
         """Returns what `best` would with each of the penalties, after one search.
 
         The beams grow by log-probability alone: a penalty only orders what came to its END, and
         decides when nothing better can come.
         """
-        found = self._find(features, length_penalties, 1, progress)
+        found = self._find(features, length_penalties, 1, bar)
         return [[own[place][0] for own in found] for place in range(len(length_penalties))]
 
-    def _find(self, features, penalties: Sequence[float], most: int, progress: bool | tqdm):
-        """Searches until the `most` best hypotheses by each penalty are certain.
+    def _find(self, features, penalties: Sequence[float], most: int, bar: tqdm | None):
+        """Searches until the `most` best hypotheses of each photograph by each penalty are certain.
 
-        A photograph that is done makes room for the next, so that the few long captions don't keep
-        the others waiting.
-
-        Returns:
-            For each photograph and each penalty up to `most` hypotheses, best first.
+        A photograph that is done makes room for the next: few have long captions.
         """
         decoders = len(self._start.starts)
         arrays = [features] if decoders == 1 else features
         counts = [len(array) for array in arrays]
         if len(counts) != decoders or len(set(counts)) != 1:
-            raise ValueError(
-                f"There are {decoders} decoders and features of {counts} photographs; expected one "
-                "array for each decoder, all of the same photographs."
-            )
+            given = f"There are {decoders} decoders and features of {counts} photographs"
+            raise ValueError(f"{given}; expected one array for each, of the same photographs.")
         (count, *_), batch = counts, min(self.batch_size, counts[0])
         waiting = enumerate(self._starting(arrays, batch))
         histories = _Histories((batch, self.max_tokens + 1, self.beam), penalties, most)
         photos = np.full(batch, -1)  # which one each row of the batch is about; -1: none
         token = np.full((batch, self.beam, 1), START, "int32")
         total = np.full((batch, self.beam), _NEVER, "float32")
-        states, found, bar = {}, {}, progress
-        if isinstance(progress, bool):
-            bar = tqdm(total=count, desc="captions", unit="photo", disable=not progress)
+        states, found = {}, {}
         while len(found) < count:
             free = np.flatnonzero(photos < 0)
             if len(free) >= batch / 4:  # letting them in costs as much as a step of a small beam
@@ -310,10 +285,9 @@ class Searcher:
             for row in histories.grow(rows, token[..., 0], parent, new_total, growing, look):
                 found[int(photos[row])] = histories.hypotheses(row, total[row])
                 photos[row] = -1
-                bar.update()
+                if bar is not None:
+                    bar.update()
             total = growing
-        if bar is not progress:
-            bar.close()
         return [found[photo] for photo in range(count)]
 
     def _starting(self, arrays: Sequence[np.ndarray], batch: int) -> Iterator[dict]:
@@ -327,15 +301,10 @@ class Searcher:
 
 
 class _Histories:
-    """What search did so far with each photograph of a batch, and what it found by that.
-
-    Args:
-        shape: photographs, steps and beam.
-        penalties, most: a photograph is done when its `most` best hypotheses by each length penalty
-            are certain.
-    """
+    """What search did so far with each photograph of a batch, and what it found by that."""
 
     def __init__(self, shape: tuple[int, int, int], penalties: Sequence[float], most: int):
+        # `shape`: photographs, steps and beam
         self._tokens, self._parents = np.zeros(shape, "int32"), np.zeros(shape, "int32")
         self._ended = np.full(shape, -np.inf)  # log-probabilities of what came to its END
         self._looks = None
@@ -363,10 +332,8 @@ class _Histories:
         # A hypothesis can only lose probability, and not become longer than the longest.
         best = growing[rows].max(axis=1).astype("float64")
         if np.isnan(best).any():
-            raise StaleArtefactError(
-                "The decoder gives no probabilities but NaN: its weights are damaged. Restore its "
-                "file, or train it again."
-            )
+            remedy = "Its weights are damaged: restore its file, or train it again."
+            raise StaleArtefactError(f"The decoder gives no probabilities but NaN. {remedy}")
         improves = (best[:, None] / self._divisors[:, -1] > least).any(axis=1)
         longest = self._taken[rows] == self._tokens.shape[1]
         return rows[longest | ~improves | (best <= _NEVER / 2)]
@@ -420,8 +387,7 @@ class Consensus:
     """
 
     def __init__(self, frequencies: dict[tuple[int, ...], int], photographs: int):
-        self.frequencies = frequencies
-        self.photographs = photographs
+        self.frequencies, self.photographs = frequencies, photographs
 
     @classmethod
     def of(cls, captions: Iterable[Sequence[Sequence[str]]], vocabulary: Vocabulary) -> "Consensus":
@@ -436,8 +402,7 @@ class Consensus:
     def rank(self, group: Sequence[Hypothesis], inverse_temperature: float) -> list[Hypothesis]:
         """Orders the hypotheses of a photograph, the one that the others agree with most first.
 
-        `inverse_temperature` is the exponent of their probabilities: 0 lets all count the same, 1
-        as much as they are probable.
+        `inverse_temperature`: exponent of their probabilities; with 0 all count the same.
         """
         return self.rankings(group, [inverse_temperature])[0]
 
@@ -480,9 +445,8 @@ class Consensus:
     def save(self, file: Path) -> None:
         """Writes what was counted, atomically; the same counts give the same bytes."""
         kept = sorted(self.frequencies)
-        ngrams = np.full((len(kept), MAX_ORDER), _ABSENT, "int32")
-        for row, ngram in zip(ngrams, kept, strict=True):
-            row[: len(ngram)] = ngram
+        filled = [(*ngram, *[_ABSENT] * (MAX_ORDER - len(ngram))) for ngram in kept]
+        ngrams = np.array(filled, "int32").reshape(-1, MAX_ORDER)
         counts = np.array([self.frequencies[ngram] for ngram in kept], "int32")
         photographs = np.array(self.photographs, "int32")
         write_arrays(file, {"ngrams": ngrams, "counts": counts, "photographs": photographs})
@@ -503,8 +467,7 @@ class Consensus:
             and (np.diff((ngrams < 0).astype(int), axis=1) >= 0).all()
             and photographs >= 1
         ):
-            finding = "it holds no counts of n-grams, which are from 1 to that of the photographs"
-            raise invalid(file, finding, remedy)
+            raise invalid(file, "it holds no counts of n-grams, 1 to that of photographs", remedy)
         keys = (tuple(one for one in ngram if one >= 0) for ngram in ngrams.tolist())
         return cls(dict(zip(keys, counts.tolist(), strict=True)), int(photographs))
 
