@@ -90,7 +90,7 @@ def word_by_word(model, features, tokens):
 
 
 def original_prefix_loss(model, features):
-    """The loss as published: every prefix is a sample, padded on the left and masked."""
+    """The loss of the original recipe: every prefix is a sample, padded on the left and masked."""
     layer = model.get_layer
     prefix = keras.Input((None,), dtype="int32")
     photo = keras.Input((6,))
@@ -98,7 +98,7 @@ def original_prefix_loss(model, features):
     sequence, *_ = layer("lstm").lstm(layer("embedding")(prefix), mask=mask)
     image = layer("image")(layer("standardise")(photo))
     hidden = layer("hidden")(keras.layers.add([image, sequence[:, -1]]))
-    published = keras.Model([photo, prefix], ops.softmax(layer("logits")(hidden)))
+    original = keras.Model([photo, prefix], ops.softmax(layer("logits")(hidden)))
 
     photos, prefixes, next_words = [], [], []
     for row, caption in ((row, caption) for row, group in enumerate(CAPTIONS) for caption in group):
@@ -106,11 +106,11 @@ def original_prefix_loss(model, features):
             photos.append(features[row])
             prefixes.append([PAD] * (7 - length) + caption[:length])
             next_words.append(caption[length])
-    probabilities = published.predict_on_batch([np.array(photos), np.array(prefixes)])
+    probabilities = original.predict_on_batch([np.array(photos), np.array(prefixes)])
     return -np.log(probabilities[range(len(next_words)), next_words]).mean()
 
 
-def test_the_merge_loss_over_whole_captions_equals_the_published_prefix_by_prefix_loss():
+def test_the_merge_loss_over_whole_captions_equals_the_original_prefix_by_prefix_loss():
     features = make_features("merge")
     model = randomise(build("merge", features), 3)
     tokens, targets = padded(CAPTIONS)

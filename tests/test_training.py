@@ -98,16 +98,16 @@ print(json.dumps(results))
 def caption_set(seed, count, spatial=False):
     """Photographs whose features say colour and thing, each with two captions.
 
-    In spatial features two of three places say nothing, and the third is any of them.
+    In spatial features two of three regions say nothing, and the third is any of them.
     """
     random = np.random.default_rng(seed)
     colours, things = random.integers(0, 4, count), random.integers(0, 3, count)
     features = np.concatenate([np.eye(4)[colours], np.eye(3)[things]], axis=1)
     features = (features + random.normal(0, 0.05, features.shape)).astype("float32")
     if spatial:
-        places = random.normal(0, 0.05, (count, 1, 3, 7))
-        places[range(count), 0, random.integers(0, 3, count)] += features
-        features = places.astype("float16")
+        regions = random.normal(0, 0.05, (count, 1, 3, 7))
+        regions[range(count), 0, random.integers(0, 3, count)] += features
+        features = regions.astype("float16")
     tokens = [
         [f"a {COLOURS[c]} {THINGS[t]}".split(), f"there is a {THINGS[t]} in {COLOURS[c]}".split()]
         for c, t in zip(colours, things, strict=True)
