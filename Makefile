@@ -17,8 +17,7 @@ export PYTHONPATH := $(CURDIR)
 # Of TensorFlow's own messages only warnings and errors.
 export TF_CPP_MIN_LOG_LEVEL := 1
 
-.PHONY: help install run report lab model site test test-all small-run kill-test bench notebooks \
-	publish robustness clean distclean
+.PHONY: help install run report lab model site test test-all small-run kill-test bench notebooks publish robustness clean distclean
 
 help:
 	@echo "make run        run the notebooks in order, build the report, show the scores"
@@ -28,11 +27,12 @@ help:
 	@echo "make site       write notebooks, report and API pages to build/site/, which opens from disk"
 	@echo "make test       check style, run the fast tests and a small run of every notebook"
 	@echo "make test-all   the same with the slow tests"
+	@echo "make small-run  only the small run: every notebook, without any download"
 	@echo "make kill-test  kill every stage at random moments and compare with an undisturbed run"
 	@echo "make bench      measure speed and memory against the original recipe (20 minutes)"
 	@echo "make install    only install what the others need, into $(VENV)"
-	@echo "make clean      remove the results of all runs, and caches"
-	@echo "make distclean  remove the drawn sample, your copies in lab/ and $(VENV) as well"
+	@echo "make clean      remove the results of all runs, your copies in lab/, and caches"
+	@echo "make distclean  remove the drawn sample and $(VENV) as well"
 	@echo "For maintainers:"
 	@echo "make notebooks  run the notebooks and keep their outputs in notebooks/"
 	@echo "make publish    keep the numbers and figures of a run in report/ and README.md"
@@ -96,8 +96,13 @@ test: FAST := -m "not slow"
 test test-all: $(INSTALLED)
 	$(BIN) -m ruff check .
 	$(BIN) -m ruff format --check .
-	$(BIN) -m pytest $(FAST)
-	@$(MAKE) --no-print-directory small-run
+	@mkdir -p build
+	@echo "Tests, and beside them a small run of every notebook (build/small-run.log)"
+	@$(MAKE) --no-print-directory small-run >build/small-run.log 2>&1 & small=$$!; \
+		trap 'kill $$small' INT TERM; \
+		$(BIN) -m pytest $(FAST); tests=$$?; \
+		wait $$small; run=$$?; tail -n 40 build/small-run.log; \
+		[ $$tests = 0 ] && [ $$run = 0 ]
 
 small-run: $(INSTALLED)
 	rm -rf build/small-run
@@ -122,11 +127,11 @@ robustness: $(INSTALLED)
 	@$(BIN) -m tests.robustness
 
 clean:
-	@echo "Removing data/runs, build and caches"
-	@rm -rf data/runs build .pytest_cache .hypothesis .ruff_cache *.egg-info
-	@find utils sample tools tests benchmarks report notebooks lab \( -name __pycache__ -o -name .ipynb_checkpoints \) \
+	@echo "Removing data/runs, build, lab and caches"
+	@rm -rf data/runs build lab .pytest_cache .hypothesis .ruff_cache *.egg-info
+	@find utils sample tools tests benchmarks report notebooks \( -name __pycache__ -o -name .ipynb_checkpoints \) \
 		-prune -exec rm -rf {} + 2>/dev/null || true
 
 distclean: clean
-	@echo "Removing data/sample, lab and $(VENV)"
-	@rm -rf data/sample lab $(VENV)
+	@echo "Removing data/sample and $(VENV)"
+	@rm -rf data/sample $(VENV)

@@ -221,6 +221,6 @@ def test_a_run_can_stop_after_a_notebook_and_go_on_later(settings, folder, capsy
 def test_notebooks_are_not_run_by_several_processes(settings, folder):
     write_notebook(folder / "01_first.ipynb", "open('first.txt', 'w').write('run')")
     together = replace(settings, devices=2, processes=2, address="10.0.0.1:5000")
-    with pytest.raises(NotebookError, match=r"PROCESSES is 2.*utils\.run_stages"):
+    with pytest.raises(NotebookError, match=r"PROCESSES is 2.*tools\.several_processes"):
         run_all(together, folder)
     assert not (folder / "first.txt").exists()

@@ -6,33 +6,43 @@ written back into the notebooks folder, which is how the committed notebooks are
 """
 
 import argparse
+import asyncio
 import json
 import os
 import re
+import signal
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import nbformat
 from jupyter_client import AsyncKernelManager
 from jupyter_client.kernelspec import KernelSpecManager
-from nbclient import NotebookClient
+from nbclient import NotebookClient  # runs cell by cell, so that what a cell prints is seen at once
 from nbclient.exceptions import CellExecutionError, DeadKernelError
 from nbconvert import HTMLExporter
 from nbformat import NotebookNode
 
 from utils.machinery.errors import CaptionProjectError, NotebookError
-from utils.machinery.files import content_hash, file_hash, read_json, write_json, write_text
+from utils.machinery.files import (
+    RECORD_FILE,
+    content_hash,
+    file_hash,
+    quick_hash,
+    read_json,
+    write_json,
+    write_text,
+)
 from utils.machinery.lock import only_one_in
 from utils.settings import PROJECT, Settings, short_path
 
 NOTEBOOKS = PROJECT / "notebooks"
-_NOT_IN_NOTEBOOKS = (
-    "run_stages",
-    "run_notebooks",
-    "summary",
-)  # modules no notebook's result depends on
+# Of the folder tools, the modules that a notebook's result depends on.
+TOOLS_IN_NOTEBOOKS = ("architecture.py", "fine_tuning.py")
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_LARGE = 64 << 20  # bytes: of larger files, such as features, only both ends are compared
 _TERMINAL_CODES = re.compile(r"\x1b\[[0-9;]*m")
 _ERROR_LINES = 15  # of a traceback, whose beginning is mostly library code
 # The page needs no network: of the scripts that the stock template loads only MathJax stays, and
@@ -42,61 +52,71 @@ _PAGE = """{% extends 'lab/index.html.j2' %}
 {% block html_head_js_mermaidjs %}{% endblock %}"""
 
 
+class Stopped(BaseException):
+    """Ctrl+C or SIGTERM; no Exception, so that nothing on the way takes it for a failure."""
+
+
 def run_all(
     settings: Settings, folder: Path, in_place: bool = False, until: str | None = None
 ) -> None:
     """Brings the notebooks of `folder` up to date, in the order of their names.
 
-    All of them, or those up to the one whose name begins with `until`, such as "02".
+    All of them, or those up to number `until`, such as "02"; number 00 is no part of a run.
 
     Writes, in the run's folder: executed notebooks as .ipynb and .html, `completed.json` (what each
-    was made from, and the files it left) and `timings.json` (seconds per notebook).
+    was made from, and the hashes of its files) and `timings.json` (seconds per notebook).
 
     Raises:
-        NotebookError: there is no notebook, or a cell failed; later notebooks are not run.
+        NotebookError: there is no such notebook, or a cell failed; later ones are not run.
     """
-    notebooks = sorted(folder.glob("[0-9][0-9]_*.ipynb"))
+    notebooks = sorted(folder.glob("[0-9][1-9]_*.ipynb"))
     if not notebooks:
         raise NotebookError(f"{folder} holds no notebook named like 01_topic.ipynb.")
     if settings.processes > 1:
         raise NotebookError(
             f"PROCESSES is {settings.processes}, and notebooks run in one process. Run them "
-            "without it; what several processes can do together is `python -m tools.run_stages`."
+            "without it; `python -m tools.several_processes` is for several."
         )
     if until is not None:
-        notebooks = [notebook for notebook in notebooks if notebook.stem[: len(until)] <= until]
+        numbers = [notebook.stem[:2] for notebook in notebooks]
+        if until.zfill(2) not in numbers:
+            raise NotebookError(f"--until is {until!r}; expected one of {', '.join(numbers)}.")
+        notebooks = [notebook for notebook in notebooks if notebook.stem[:2] <= until.zfill(2)]
     completed = _completed(settings)
     before = _common_fingerprint(settings)
     for position, notebook in enumerate(notebooks):
         name = notebook.stem
         fingerprint = before = content_hash([before, name, _cells(notebook)])
-        if _is_complete(settings, name, completed.get(name), fingerprint):
+        why = _why_to_run(settings, name, completed.get(name), fingerprint)
+        if why is None:
             print(f"{name}: up to date")
         else:
+            print(f"{name}: running, since {why}", flush=True)
             # What follows was made from this notebook's earlier result.
             for later in notebooks[position:]:
                 completed.pop(later.stem, None)
             _write_completed(settings, completed)
-            files = run_notebook(notebook, settings)
-            completed[name] = {"fingerprint": fingerprint, "files": files}
+            earlier = _results(settings)
+            run_notebook(notebook, settings)
+            written = _written(settings, earlier, completed)
+            for entry in completed.values():  # a file belongs to the last notebook that wrote it
+                entry["files"] = {k: v for k, v in entry["files"].items() if k not in written}
+            completed[name] = {"fingerprint": fingerprint, "files": written}
             _write_completed(settings, completed)
         if in_place:
-            executed = nbformat.read(_executed_file(settings, name), as_version=4)
-            write_text(notebook, _to_commit(executed))
+            write_text(notebook, _to_commit(_read(_executed_file(settings, name))))
 
 
-def run_notebook(notebook: Path, settings: Settings) -> list[str]:
-    """Runs one notebook; returns the files it wrote, relative to the run's folder.
+def run_notebook(notebook: Path, settings: Settings) -> None:
+    """Runs one notebook; what it prints appears on the terminal at once.
 
-    What it prints appears on the terminal at once. The executed copy is written also when a cell
-    fails, as far as it got.
+    The executed copy is written also when a cell fails, as far as it got.
 
     Raises:
         NotebookError: a cell failed or the kernel died.
+        Stopped: Ctrl+C or SIGTERM came; the kernel has been ended.
     """
-    print(f"{notebook.stem}: running", flush=True)
-    content = nbformat.read(notebook, as_version=4)
-    earlier = _snapshot(settings.run_folder)
+    content = _read(notebook)
     started = time.monotonic()
     try:
         _execute(content, notebook.parent, settings.notebooks_folder / f"{notebook.stem}.log")
@@ -105,14 +125,28 @@ def run_notebook(notebook: Path, settings: Settings) -> list[str]:
         raise NotebookError(_what_happened(notebook.stem, content, error, settings)) from error
     seconds = time.monotonic() - started
     _keep(content, notebook.stem, settings)
-    _keep_time(notebook.stem, seconds, settings)
+    timings = {**_timings(settings), notebook.stem: round(seconds, 1)}
+    write_json(settings.timings_file, dict(sorted(timings.items())))
     print(f"{notebook.stem} … {seconds:.0f} s", flush=True)
-    now = _snapshot(settings.run_folder)
-    return sorted(file for file, changed in now.items() if earlier.get(file) != changed)
 
 
 class _LiveClient(NotebookClient):
-    """A notebook client that passes on what cells print while they print it."""
+    """Passes on what cells print while they print it, and keeps the signal that ended it."""
+
+    stopped_by = 0
+
+    async def async_start_new_kernel(self, **kwargs):
+        # In place of nbclient's own handlers, after which one can't tell a signal from a crash.
+        loop, running = asyncio.get_running_loop(), asyncio.current_task()
+        for number in _SIGNALS:
+            with suppress(NotImplementedError):  # on Windows
+                loop.add_signal_handler(number, self._stop, number, running)
+        await super().async_start_new_kernel(**kwargs)
+
+    def _stop(self, number, running):
+        if not self.stopped_by:  # a second Ctrl+C must not disturb the end of the kernel
+            self.stopped_by = number
+            running.cancel()
 
     def process_message(self, msg, cell, cell_index):
         if msg["msg_type"] == "stream":
@@ -139,8 +173,16 @@ def _execute(content: NotebookNode, folder: Path, log: Path) -> None:
     # A progress bar that redraws ten times a second would fill a log file.
     interval = "0.5" if sys.stderr.isatty() else "10"
     environment = {"TQDM_NCOLS": "100", "TQDM_MININTERVAL": interval, **os.environ}
-    with log.open("w", encoding="utf-8") as native:
-        client.execute(env=environment, stderr=native, cleanup_kc=True)
+    handlers = {number: signal.getsignal(number) for number in _SIGNALS}
+    try:
+        with log.open("w", encoding="utf-8") as native:
+            client.execute(env=environment, stderr=native, cleanup_kc=True)
+    except BaseException as error:
+        if client.stopped_by:
+            raise Stopped(client.stopped_by) from error
+        raise
+    finally:
+        _handle(handlers)  # asyncio leaves the defaults behind
 
 
 def _keep(content: NotebookNode, name: str, settings: Settings) -> None:
@@ -152,10 +194,13 @@ def _keep(content: NotebookNode, name: str, settings: Settings) -> None:
     write_text(settings.notebooks_folder / f"{name}.html", page)
 
 
-def _keep_time(name: str, seconds: float, settings: Settings) -> None:
-    known = read_json(settings.timings_file) if settings.timings_file.exists() else {}
-    timings = {**known, name: round(seconds, 1)}
-    write_json(settings.timings_file, dict(sorted(timings.items())))
+def _timings(settings: Settings) -> dict[str, float]:
+    """Seconds of notebooks so far; a damaged file only means that they are not known."""
+    try:
+        known = read_json(settings.timings_file, fields={})
+    except CaptionProjectError:
+        return {}
+    return {k: v for k, v in known.items() if type(v) in (int, float) and 0 <= v < 1e9}
 
 
 def _what_happened(name: str, content: NotebookNode, error: Exception, settings: Settings) -> str:
@@ -203,53 +248,119 @@ def _without_paths(content: NotebookNode) -> NotebookNode:
 
 def _common_fingerprint(settings: Settings) -> str:
     """Changes with the settings, the backend and the modules that notebooks use."""
-    modules = sorted(Path(__file__).parent.rglob("*.py"))
-    sources = {
-        module.relative_to(PROJECT).as_posix(): file_hash(module)
-        for module in modules
-        if module.stem not in _NOT_IN_NOTEBOOKS
-    }
+    modules = [
+        module for folder in ("utils", "sample") for module in (PROJECT / folder).rglob("*.py")
+    ]
+    modules += [PROJECT / "tools" / name for name in TOOLS_IN_NOTEBOOKS]
+    sources = {module.relative_to(PROJECT).as_posix(): file_hash(module) for module in modules}
     return content_hash([vars(settings), os.environ.get("KERAS_BACKEND", ""), sources])
+
+
+def _read(notebook: Path) -> NotebookNode:
+    try:
+        return nbformat.read(notebook, as_version=4)
+    except Exception as error:  # nbformat raises nearly anything on what is no notebook
+        raise NotebookError(
+            f"{short_path(notebook)} can't be read as a notebook ({type(error).__name__}). Restore "
+            "it, or delete it if it lies in a run's folder."
+        ) from error
 
 
 def _cells(notebook: Path) -> list[list[str]]:
     """Kind and source of each cell: what a notebook is, without what it last showed."""
-    content = nbformat.read(notebook, as_version=4)
-    return [[cell.cell_type, cell.source] for cell in content.cells]
+    return [[cell.cell_type, cell.source] for cell in _read(notebook).cells]
 
 
-def _is_complete(
+def _why_to_run(
     settings: Settings, name: str, entry: dict[str, Any] | None, fingerprint: str
-) -> bool:
-    """Whether a notebook ran from the same sources and all it wrote is still there."""
-    return (
-        entry is not None
-        and entry["fingerprint"] == fingerprint
-        and _executed_file(settings, name).exists()
-        and all((settings.run_folder / file).exists() for file in entry["files"])
-    )
+) -> str | None:
+    """Why a notebook must run, or None: it ran from these sources and its files are unchanged."""
+    if entry is None:
+        return "it has no result yet, or an earlier one ran"
+    if entry["fingerprint"] != fingerprint:
+        return "settings or sources have changed"
+    if not _executed_file(settings, name).exists():
+        return "its executed copy is missing"
+    for file, known in entry["files"].items():
+        if _hash(settings.runs / file) != known:
+            return f"{Path(file).name} is missing or was changed"
+    return None
 
 
-def _snapshot(folder: Path) -> dict[str, int]:
-    """Time of change of each result below `folder`; hidden files are unfinished ones."""
+def _results(settings: Settings) -> dict[str, int]:
+    """Time of change of each result, by its path in `settings.runs`.
+
+    Hidden files are unfinished ones; copies of notebooks may be edited, and are no results.
+    """
+    found = {}
+    for folder in (settings.prepared_folder, settings.run_folder):
+        for file in folder.rglob("*"):
+            inside = file.relative_to(folder).parts
+            kept = inside[0] != "notebooks" and not any(part.startswith(".") for part in inside)
+            if kept and file.name not in (RECORD_FILE, settings.timings_file.name):
+                with suppress(OSError):  # gone just now, or a link that leads nowhere
+                    if file.is_file():
+                        path = file.relative_to(settings.runs).as_posix()
+                        found[path] = file.stat().st_mtime_ns
+    return found
+
+
+def _written(
+    settings: Settings, earlier: dict[str, int], completed: dict[str, dict[str, Any]]
+) -> dict[str, str | None]:
+    """Hashes of the files that a notebook wrote, or found ready: another run may have made them."""
+    prepared = f"{settings.prepared_folder.name}/"
+    known = {file for entry in completed.values() for file in entry["files"]}
     return {
-        file.relative_to(folder).as_posix(): file.stat().st_mtime_ns
-        for file in folder.rglob("*")
-        if file.is_file() and not file.name.startswith(".")
+        file: _hash(settings.runs / file)
+        for file, changed in _results(settings).items()
+        if earlier.get(file) != changed or (file.startswith(prepared) and file not in known)
     }
 
 
+def _hash(file: Path) -> str | None:
+    """Hash of a file's content; of a large one, of its size and both ends. None: no such file."""
+    try:
+        if not file.is_file():
+            return None
+        return file_hash(file) if file.stat().st_size <= _LARGE else quick_hash(file)
+    except OSError:
+        return None
+
+
 def _completed(settings: Settings) -> dict[str, dict[str, Any]]:
-    file = settings.completed_file
-    return read_json(file)["notebooks"] if file.exists() else {}
+    """What `completed.json` tells of each notebook; what is damaged in it counts as not done."""
+    try:
+        entries = read_json(settings.completed_file, fields={"format": 2, "notebooks": dict})
+    except CaptionProjectError:
+        return {}
+    return {name: e for name, e in entries["notebooks"].items() if _is_entry(e)}
+
+
+def _is_entry(entry: Any) -> bool:
+    return (
+        isinstance(entry, dict)
+        and isinstance(entry.get("fingerprint"), str)
+        and isinstance(entry.get("files"), dict)
+        and all(isinstance(known, str) for known in entry["files"].values())
+    )
 
 
 def _write_completed(settings: Settings, completed: dict[str, dict[str, Any]]) -> None:
-    write_json(settings.completed_file, {"format": 1, "notebooks": completed})
+    write_json(settings.completed_file, {"format": 2, "notebooks": completed})
 
 
 def _executed_file(settings: Settings, name: str) -> Path:
     return settings.notebooks_folder / f"{name}.ipynb"
+
+
+def _stop(number: int, _frame) -> None:
+    raise Stopped(number)
+
+
+def _handle(handlers: dict[int, Any]) -> None:
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -261,6 +372,9 @@ def main(arguments: list[str] | None = None) -> int:
         "--until", metavar="NN", help="stop after the notebook of this number, such as 02"
     )
     options = parser.parse_args(arguments)
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="replace")  # not every terminal has every character
+    handlers = {number: signal.signal(number, _stop) for number in _SIGNALS}
     try:
         settings = Settings.from_environment()
         # Notebooks lock the folders of their own stages, so theirs is another lock than this.
@@ -269,6 +383,12 @@ def main(arguments: list[str] | None = None) -> int:
     except CaptionProjectError as error:
         print(f"\n{error}", file=sys.stderr)
         return 1
+    except Stopped as stop:
+        name = "Ctrl+C" if stop.args[0] == signal.SIGINT else "a signal to end"
+        print(f"\nStopped by {name}; what is finished is kept.", file=sys.stderr)
+        return 128 + stop.args[0]
+    finally:
+        _handle(handlers)
     return 0
 
 

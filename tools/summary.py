@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from utils.machinery.errors import CaptionProjectError
-from utils.machinery.files import read_json, require
+from utils.machinery.files import check_fields, read_json, require
 from utils.settings import Settings, short_path
 
+NOTEBOOK = "notebook 05_evaluate_captions"
 METRICS = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "ROUGE-L", "CIDEr")
 
 
@@ -16,11 +17,19 @@ def summary(settings: Settings) -> str:
 
     Raises:
         MissingStageError: the run has no scores yet.
+        StaleArtefactError: the file of scores was cut or edited.
     """
-    metrics = read_json(require(settings.metrics_file, "notebook 05 (evaluation)"))
-    encoder = metrics["encoder"]
+    remedy = f"Run {NOTEBOOK} again."
+    file = require(settings.metrics_file, NOTEBOOK)
+    fields = dict.fromkeys(("run", "protocol", "dataset", "decoder"), str)
+    fields |= {"encoder": dict, "scores": list, "epochs": int, "seed": int}
+    metrics = read_json(file, remedy, fields)
+    encoder = check_fields(metrics["encoder"], {"name": str, "trained": bool}, file, remedy)
+    for score in metrics["scores"]:
+        fields = {"name": str, "split": str, "images": int, "beam": int}
+        check_fields(score, fields | dict.fromkeys(METRICS, float), file, remedy)
     state = "trained weights" if encoder["trained"] else "untrained weights"
-    return "\n".join(
+    lines = "\n".join(
         [
             f"Scores of {metrics['run']} (x100)",
             "",
@@ -33,6 +42,8 @@ def summary(settings: Settings) -> str:
             *(f"{what:<19} {short_path(path)}" for what, path in _files(settings) if path.exists()),
         ]
     )
+    # Control characters, from names or from an edited file, could command a terminal.
+    return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in lines)
 
 
 def _table(scores: list[dict[str, Any]]) -> list[str]:
@@ -65,6 +76,8 @@ def _files(settings: Settings) -> list[tuple[str, Path]]:
 
 
 def main() -> int:
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="replace")  # not every terminal has every character
     try:
         print(f"\n{summary(Settings.from_environment())}")
     except CaptionProjectError as error:
