@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from itertools import chain
 from pathlib import Path
 
 import pandas as pd
@@ -64,11 +65,8 @@ def read_captions(caption_file: Path) -> tuple[pd.DataFrame, list[str]]:
     letters, a second caption of the same number, bytes that are not UTF-8. In the CSV form a
     photograph's captions are numbered as they come.
 
-    Returns:
-        Captions with the columns line, photo, number and caption, and a sentence per bad line.
-
-    Raises:
-        DatasetError: there is no caption, or more than 5 % of the lines are bad.
+    Returns the columns line, photo, number and caption, and a sentence per bad line; raises
+    `DatasetError` if there is no caption, or more than 5 % of the lines are bad.
     """
     is_csv = caption_file.name != TOKEN_FILE
     rows, bad, count = _read_lines(caption_file, _parse_csv_line if is_csv else _parse_token_line)
@@ -94,32 +92,23 @@ def read_captions(caption_file: Path) -> tuple[pd.DataFrame, list[str]]:
 
 
 def read_split(split_file: Path) -> tuple[dict[str, int], list[str]]:
-    """Reads the names in a split file, one a line.
+    """Reads the names in a split file: the line of each, and a sentence per line that is skipped.
 
-    Returns:
-        The line of each name, in their order, and a sentence per bad line, which is skipped.
-
-    Raises:
-        DatasetError: a name appears twice, or more than 5 % of the lines can't be read.
+    Raises `DatasetError` if a name appears twice, or more than 5 % of the lines can't be read.
     """
     rows, bad, count = _read_lines(split_file, lambda line: (line.strip(),))
     _require_mostly_good(split_file, bad, count)
     line_of = {}
     for line, name in rows:
         if name in line_of:
-            raise DatasetError(
-                f"{split_file}, line {line}: {name} already appears on line {line_of[name]}, and "
-                "would count twice in every score. Fetch the split files again."
-            )
+            finding = f"{name} already appears on line {line_of[name]}, and would count twice"
+            raise DatasetError(f"{split_file}, line {line}: {finding}. Fetch it again.")
         line_of[name] = line
     return line_of, bad
 
 
 def _read_lines(file: Path, parse: Callable[..., tuple]) -> tuple[list[tuple], list[str], int]:
-    """What each line that isn't blank says, after its number; a sentence per bad one; their count.
-
-    Bytes that aren't UTF-8 become lone surrogates, which can't be encoded.
-    """
+    """Each line that isn't blank, parsed, after its number; a sentence per bad one; their count."""
     if (size := file.stat().st_size) > MOST_BYTES:
         raise DatasetError(f"{file} has {size:,} bytes; expected {MOST_BYTES:,} or fewer.")
     text = file.read_bytes().decode("utf-8-sig", errors="surrogateescape")
@@ -132,7 +121,7 @@ def _read_lines(file: Path, parse: Callable[..., tuple]) -> tuple[list[tuple], l
     rows, bad = [], []
     for number, line in lines:
         try:
-            line.encode()
+            line.encode()  # bytes that aren't UTF-8 became lone surrogates, which can't be encoded
             rows.append((number, *parse(line.removesuffix("\n"))))
         except (UnicodeEncodeError, _BadLine) as error:
             problem = error if isinstance(error, _BadLine) else "not UTF-8 text"
@@ -180,10 +169,8 @@ def _checked_caption(name: str, caption: str) -> str:
 
 def _require_mostly_good(file: Path, bad: list[str], lines: int) -> None:
     if len(bad) > MOST_BAD_LINES * lines:
-        raise DatasetError(
-            f"{file}: {len(bad):,} of {lines:,} lines are bad, the first: {bad[0]} Is it the right "
-            "file? Fetch it again."
-        )
+        finding = f"{len(bad):,} of {lines:,} lines are bad, the first: {bad[0]}"
+        raise DatasetError(f"{file}: {finding} Is it the right file? Fetch it again.")
 
 
 # The data set
@@ -242,20 +229,16 @@ class Dataset:
         while sum(kept.values()) < min(limit, len(self.split_of)):
             emptiest = min(SPLITS, key=lambda split: kept[split] / len(self.splits[split]))
             kept[emptiest] += 1
-        return self._with_splits(
-            {split: names[: kept[split]] for split, names in self.splits.items()}
-        )
+        return self._with_splits({name: own[: kept[name]] for name, own in self.splits.items()})
 
     def _with_splits(self, splits: dict[str, list[str]]) -> "Dataset":
         for split, photos in splits.items():
             if len(photos) < FEWEST_PHOTOS:
-                raise DatasetError(
-                    f"Split {split} has {len(photos)} photographs with captions in "
-                    f"{self.photo_folder}; expected {FEWEST_PHOTOS} or more. Is the copy whole?"
-                )
-        photos = {photo for names in splits.values() for photo in names}
-        captions = self.captions[self.captions["photo"].isin(photos)].reset_index(drop=True)
-        return replace(self, captions=captions, splits=splits)
+                finding = f"{len(photos)} photographs with captions in {self.photo_folder}"
+                expected = f"expected {FEWEST_PHOTOS} or more. Is the copy whole?"
+                raise DatasetError(f"Split {split} has {finding}; {expected}")
+        used = self.captions["photo"].isin([*chain(*splits.values())])
+        return replace(self, captions=self.captions[used].reset_index(drop=True), splits=splits)
 
 
 def load_dataset(settings: Settings) -> Dataset:
@@ -284,14 +267,9 @@ def load_dataset(settings: Settings) -> Dataset:
 
 
 def require_same_data(dataset: Dataset, summary_file: Path) -> None:
-    """Refuses data other than what the results in a folder were made from.
+    """Refuses data other than what the results in a folder were made from: `StaleArtefactError`.
 
-    Args:
-        dataset: what was loaded now.
-        summary_file: `dataset.json`, with `dataset.made_from` under "made_from"; may be missing.
-
-    Raises:
-        StaleArtefactError: the captions, splits or photographs are others.
+    `summary_file`: `dataset.json`, with `dataset.made_from` under "made_from"; may be missing.
     """
     if not summary_file.exists():
         return
@@ -312,8 +290,7 @@ def how_to_place(folder: Path) -> str:
         f"({ARCHIVES_ADDRESS}) and put or unpack them in\n"
         f"{folder}, or get its Kaggle form: Images/, {CSV_FILE} and, for the official split,\n"
         f"{', '.join(SPLIT_FILES.values())}.\n"
-        "If you have it elsewhere: make run DATASET=flickr8k DATA=/that/folder. "
-        "More in data/README.md."
+        "If you have it elsewhere: make run DATASET=flickr8k DATA=/that/folder."
     )
 
 
@@ -343,9 +320,10 @@ def photos_in(folder: Path) -> set[str]:
 
 def find_photo_folder(folder: Path) -> Path | None:
     """Flickr8k's folder of photographs, in `folder` or one level down; None if there is none."""
-    places = (place for place in _with_subfolders(folder, 2) if place != folder)
-    named = (place for place in places if place.name.lower() in PHOTO_FOLDERS)
-    return next((place for place in named if photos_in(place)), None)
+    for place in _with_subfolders(folder, 2):
+        if place != folder and place.name.lower() in PHOTO_FOLDERS and photos_in(place):
+            return place
+    return None
 
 
 def find_file(folder: Path, name: str) -> Path | None:
@@ -423,8 +401,8 @@ def _read(settings: Settings, folder: Path) -> Dataset:
     else:
         names, eighth = sorted(photos), round(len(photos) / 8)  # 6 : 1 : 1, as the official split
         random.Random(settings.seed).shuffle(names)
-        splits = {"train": names[2 * eighth :], "dev": names[:eighth]}
-        splits["test"] = names[eighth : 2 * eighth]
+        dev, test, train = names[:eighth], names[eighth : 2 * eighth], names[2 * eighth :]
+        splits = {"train": train, "dev": dev, "test": test}
         split_source = f"A split in 6 : 1 : 1, drawn with seed {settings.seed}, since there are no "
         split_source += "split files: scores on it don't compare with published ones."
     if settings.dataset == "flickr8k":
@@ -443,10 +421,9 @@ def _read_own(folder: Path, oddities: list[str]) -> tuple[pd.DataFrame, Path, di
     names = _entries(folder, os.DirEntry.is_file) if places else []
     names = [name for name in names if name.lower().endswith((".csv", ".json"))]
     if len(names) != 1:
-        raise DatasetError(
-            f"{folder} holds {len(names)} CSV or JSON files ({_some(names)}); expected one, with "
-            "the columns image and caption or in Karpathy's form, beside the photographs."
-        )
+        expected = "one, with the columns image and caption or in Karpathy's form"
+        finding = f"{len(names)} CSV or JSON files ({_some(names)})"
+        raise DatasetError(f"{folder} holds {finding}; expected {expected}.")
     if names[0].lower().endswith(".csv"):
         (captions, bad), splits = read_captions(folder / names[0]), None
         oddities += bad
@@ -467,9 +444,8 @@ def _read_karpathy(file: Path) -> tuple[pd.DataFrame, dict[str, list[str]]]:
             for number, sentence in enumerate(image["sentences"][:CAPTIONS_PER_PHOTO]):
                 rows.append((0, photo, number, _checked_caption(photo, sentence["raw"])))
     except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise DatasetError(
-            f"{file} is not Karpathy's form of a data set ({type(error).__name__}: {error})."
-        ) from error
+        finding = f"is not Karpathy's form of a data set ({type(error).__name__}: {error})"
+        raise DatasetError(f"{file} {finding}.") from error
     return pd.DataFrame(rows, columns=_COLUMNS), splits
 
 
@@ -489,10 +465,8 @@ def _usable_captions(
             cause = "The copy is incomplete: copy the photographs again, or set LIMIT to use fewer"
             if {name.lower() for name in there} & {name.lower() for name in lost}:
                 cause = "Some are there in other letters, such as .JPG for .jpg: rename them"
-            raise DatasetError(
-                f"{file} names {len(first_lines):,} photographs, and {len(lost):,} of them are not "
-                f"in {photo_folder}: {named}. {cause}."
-            )
+            finding = f"{file} names {len(first_lines):,} photographs, and {len(lost):,} of them"
+            raise DatasetError(f"{finding} are not in {photo_folder}: {named}. {cause}.")
         oddities.append(f"{file.name} names {len(lost):,} without a photograph: {named}; skipped.")
         captions = captions[captions["photo"].isin(there)]
     if uncaptioned := sorted(there - first_lines.keys()):
@@ -510,20 +484,16 @@ def _splits_from_files(
 ) -> tuple[dict[str, list[str]], str]:
     """Reads the three split files; adds to `oddities` what they name that is not `usable`."""
     if absent := [SPLIT_FILES[split] for split, file in split_files.items() if file is None]:
-        raise DatasetError(
-            f"{' and '.join(absent)} missing, while other split files are there. Put all three "
-            "beside the captions, or none for a split at random."
-        )
+        remedy = "Put all three beside the captions, or none for a split at random."
+        raise DatasetError(f"{' and '.join(absent)} missing, others are there. {remedy}")
     splits, place_of = {}, {}
     for split, file in split_files.items():
         lines, bad = read_split(file)
         oddities += bad
         if shared := [name for name in lines if name in place_of]:
             named = [f"line {lines[name]}: {name} ({place_of[name]})" for name in shared]
-            raise DatasetError(
-                f"{file} names {len(shared):,} that are in another split too, {_some(named)}, and "
-                "would be tested on what they taught. Fetch the split files again."
-            )
+            finding = f"names {len(shared):,} that are in another split too, {_some(named)}"
+            raise DatasetError(f"{file} {finding}. Fetch the split files again.")
         place_of |= {name: f"{file.name}, line {line}" for name, line in lines.items()}
         splits[split] = [name for name in lines if name in usable]
         if unusable := [f"{name} (line {lines[name]})" for name in lines if name not in usable]:
