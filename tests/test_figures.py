@@ -11,8 +11,9 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from tools.architecture import architecture
 from utils import figures
-from utils.decoder import build_attention, build_merge
+from utils.decoder import build_decoder
 
 
 @pytest.fixture(autouse=True)
@@ -67,26 +68,41 @@ def test_text_in_an_svg_needs_no_font_of_the_reader(tmp_path, ax):
 
 def test_a_grid_of_many_detailed_photographs_stays_small_enough_for_a_notebook(tmp_path):
     smooth = [Image.fromarray(picture(25, 20)).resize((500, 400)) for _ in range(12)]
-    path = figures.save(figures.photograph_grid(smooth, ["a dog"] * 12), tmp_path / "grid.png")
+    path = figures.save(figures.photograph_grid(smooth, ["a dog"] * 12), tmp_path / "grid.jpg")
     assert path.stat().st_size < 500_000
     with Image.open(path) as kept:
         assert kept.width > 700
+        assert len(np.unique(np.asarray(kept).reshape(-1, 3), axis=0)) > 5_000
+
+
+def test_a_chart_has_an_alternative_text(tmp_path, ax):
+    figures.save(figures.caption_lengths(ax, [3, 4]).figure, tmp_path / "a.svg", alt="two bars")
+    assert "<title>two bars</title>" in (tmp_path / "a.svg").read_text(encoding="utf-8")
 
 
 def test_a_figure_that_cannot_be_written_leaves_nothing_behind(tmp_path, ax):
-    ax.set_title("$")
-    ax.set_xlabel(r"$\nonsense$")
+    ax.set_title(r"$\nonsense$", parse_math=True)
     with pytest.raises(ValueError, match="nonsense"):
         figures.save(ax.figure, tmp_path / "chart.svg")
     assert list(tmp_path.iterdir()) == []
 
 
+def test_dollar_signs_in_captions_are_only_text(tmp_path, ax):
+    figures.word_frequencies(ax, {r"$\nonsense$": 2})
+    figures.save(ax.figure, tmp_path / "words.svg")
+    grid = figures.photograph_grid([picture()], [r"it costs $5\x and $6"])
+    figures.save(grid, tmp_path / "grid.jpg")
+    assert len(list(tmp_path.iterdir())) == 2
+
+
 def test_a_picture_comes_back_as_it_was_written_and_the_figure_is_not_shown_twice(tmp_path):
     figure = figures.photograph_grid([picture()], ["a text"])
-    shown = figures.save_picture(figure, tmp_path / "grid.png")
+    shown, about = figures.save_picture(
+        figure, tmp_path / "grid.jpg", alt="noise"
+    )._repr_mimebundle_()
 
-    assert shown == Image.open(tmp_path / "grid.png")
-    assert shown.mode == "P"
+    assert shown["image/jpeg"] == (tmp_path / "grid.jpg").read_bytes()
+    assert about["image/jpeg"] == {"alt": "noise"}
     assert not plt.fignum_exists(figure.number)
 
 
@@ -113,6 +129,14 @@ def test_no_text_reaches_into_its_neighbour():
     assert len(boxes) == 4
     assert all(a.x1 <= b.x0 for a, b in pairwise(boxes))
     assert all(box.y0 >= 0 for box in boxes)
+    steps = [b.x0 - a.x0 for a, b in pairwise(boxes)]
+    assert max(box.width for box in boxes) > 0.85 * steps[0]
+
+
+def test_an_endless_word_is_cut_and_an_endless_caption_too():
+    figure = figures.photograph_grid([picture()] * 2, ["x" * 200_000, "a dog " * 50_000], columns=2)
+    assert figure.get_figheight() < 12
+    assert all(text.endswith("…") for text in texts(figure))
 
 
 def test_a_photograph_without_text_is_refused():
@@ -253,19 +277,45 @@ def test_the_second_stage_is_drawn_beside_the_line_of_the_first():
     assert list(line(right, "first stage").get_ydata()) == [51, 51]
 
 
-def test_beams_are_drawn_where_they_lie_and_their_time_in_milliseconds():
-    table = pd.DataFrame(
+def chart_of_a_search():
+    rows = [
         {
-            "beam": [1, 2, 10],
-            "CIDEr": [50.0, 53.0, 52.0],
-            "BLEU-4": [20.0, 21.0, 22.0],
-            "seconds": [0.002, 0.003, 0.012],
+            "beam": beam,
+            "length_penalty": penalty,
+            "inverse_temperature": None,
+            "CIDEr": 50 + penalty,
         }
-    )
-    cider, bleu, time = figures.beam_sizes(plt.subplots(1, 3)[1], table)
-    assert list(cider.lines[0].get_xdata()) == [1, 2, 10]
-    assert (rings(cider), rings(bleu), rings(time)) == ([(2, 53)], [(10, 22)], [])
-    assert list(time.lines[0].get_ydata()) == pytest.approx([2, 3, 12])
+        for beam in (3, 5)
+        for penalty in (0.5, 1.0)
+    ]
+    ax = plt.subplots()[1]
+    figures.search_on_dev(ax, rows)
+    return [ax]
+
+
+def chart_of_a_training():
+    history = {"recipe": ["ours"] * 2, "epoch": [1, 2], "loss": [4, 3], "dev_loss": [4, 3]}
+    axes = plt.subplots(1, 2, figsize=figures.PAIR)[1]
+    return figures.training_curves(axes, pd.DataFrame({**history, "dev_cider": [40, 41]}))
+
+
+@pytest.mark.parametrize("draw", [chart_of_a_search, chart_of_a_training])
+def test_a_legend_covers_no_chart_and_no_text_is_small(draw):
+    axes = draw()
+    figure = axes[0].figure
+    figure.draw_without_rendering()
+    (legend,) = figure.legends
+    for ax in axes:
+        assert not ax.get_window_extent().overlaps(legend.get_window_extent())
+        assert min(label.get_fontsize() for label in ax.get_xticklabels()) >= 8
+    assert min(text.get_fontsize() for text in legend.get_texts()) >= 8
+
+
+def test_a_point_of_cider_does_not_look_like_a_trend():
+    (search,) = chart_of_a_search()
+    low, high = search.get_ylim()
+    assert high - low > 12
+    assert chart_of_a_training()[1].get_ylim()[0] == 0
 
 
 def test_systems_stand_in_order_with_whiskers_and_those_of_several_decoders_look_different(ax):
@@ -320,13 +370,18 @@ def boxes(ax) -> dict[str, tuple[float, float]]:
     return dict(zip(names, centres, strict=True))
 
 
-def test_the_merge_model_is_drawn_with_every_layer_in_two_branches():
-    model = build_merge(50, (8,), embedding_units=6, units=6)
-    ax = figures.architecture(model)
+def test_the_merge_model_is_drawn_in_two_branches_with_dropout_in_the_box_before():
+    model = build_decoder("merge", 50, (8,), embedding_units=6, units=6)
+    ax = architecture(model)
     places = boxes(ax)
 
-    assert set(places) == {layer.name for layer in model.layers}
-    assert arrows(ax) == 12  # 11 layers with one input each but the merge, which has two
+    small = {layer.name for layer in model.layers if not layer.count_params()}
+    assert set(places) == {layer.name for layer in model.layers} - small | {
+        "features",
+        "tokens",
+        "merge",
+    }
+    assert arrows(ax) == 8  # 8 layers with one input each but the merge, which has two
     image, text, merge = places["image"], places["lstm"], places["merge"]
     assert image[0] < merge[0] < text[0]
     assert places["features"][1] == places["tokens"][1] == max(y for _, y in places.values())
@@ -334,22 +389,28 @@ def test_the_merge_model_is_drawn_with_every_layer_in_two_branches():
     shown = [text.get_text() for text in ax.texts]
     assert f"{model.get_layer('lstm').count_params():,} parameters" in shown
     assert "n × k × length × 50" in shown
+    assert "Dense + Reshape" in shown
 
 
-def test_text_stays_in_its_box_whatever_the_size_of_the_axes():
-    ax = plt.subplots(figsize=(4, 4))[1]
-    figures.architecture(build_merge(50, (8,), embedding_units=6, units=6), ax)
+def test_tied_weights_end_in_logits_as_wide_as_the_vocabulary():
+    ax = architecture(build_decoder("attention", 2632, (7, 7, 1280), units=384, tied=True))
+    places = boxes(ax)
+    assert places["logits"][1] == min(y for _, y in places.values())
+    shown = [text.get_text() for text in ax.texts]
+    assert shown.count("n × k × length × 2,632") == 1
+    assert shown.count("weights of embedding") == 1
+
+
+@pytest.mark.parametrize("decoder", ["merge", "attention"])
+def test_text_stays_in_its_box_can_be_read_in_print_and_reaches_into_no_other(decoder):
+    shape = (7, 7, 1280) if decoder == "attention" else (1280,)
+    ax = architecture(build_decoder(decoder, 2632, shape, units=384, tied=True))
+    assert ax.figure.get_figwidth() <= figures.WIDTH + 0.2
+    assert min(text.get_fontsize() for text in ax.texts) >= 7
     ax.figure.draw_without_rendering()
-    widest = max(text.get_window_extent().width for text in ax.texts)
     box = next(patch for patch in ax.patches if isinstance(patch, mpl.patches.FancyBboxPatch))
-    assert widest < box.get_window_extent().width
-
-
-def test_no_text_of_a_box_reaches_into_another_one():
-    model = build_attention(2632, (7, 7, 1280), units=384, tied=True)
-    ax = figures.architecture(model)
-    ax.figure.draw_without_rendering()
     written = [text.get_window_extent() for text in ax.texts if text.get_text()]
+    assert max(text.width for text in written) < box.get_window_extent().width
     assert not [(a, b) for a, b in combinations(written, 2) if a.overlaps(b)]
 
 
@@ -359,7 +420,7 @@ def test_no_two_boxes_overlap_and_arrows_go_down_in_a_model_with_skips_and_share
     deep = shared(shared(inputs))
     sides = [keras.layers.Dense(4, name=f"side_{number}")(inputs) for number in range(3)]
     outputs = keras.layers.Concatenate(name="joined")([inputs, deep, *sides])
-    ax = figures.architecture(keras.Model(inputs, outputs))
+    ax = architecture(keras.Model(inputs, outputs))
 
     patches = [patch for patch in ax.patches if isinstance(patch, mpl.patches.FancyBboxPatch)]
     assert len(patches) == 7  # the shared layer is called, and drawn, twice
@@ -376,10 +437,10 @@ def test_a_model_without_a_graph_is_refused_by_name():
         pass
 
     with pytest.raises(ValueError, match="Subclassed without a graph"):
-        figures.architecture(Subclassed(name="mine"))
+        architecture(Subclassed(name="mine"))
 
 
 def test_the_architecture_can_be_kept_as_a_chart(tmp_path: Path):
-    ax = figures.architecture(build_merge(50, (8,), embedding_units=6, units=6))
+    ax = architecture(build_decoder("merge", 50, (8,), embedding_units=6, units=6))
     figures.save(ax.figure, tmp_path / "architecture.svg")
     assert (tmp_path / "architecture.svg").read_text(encoding="utf-8").rstrip().endswith("</svg>")

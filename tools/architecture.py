@@ -18,13 +18,14 @@ from matplotlib.path import Path
 if TYPE_CHECKING:  # importing Keras takes seconds, which charts of captions needn't cost
     import keras
 
-BOX_WIDTH, BOX_HEIGHT = 3.15, 0.62  # inches, as are all measures of the figure
-COLUMN_WIDTH, ROW_HEIGHT = 3.5, 1.0
-ARRIVAL_GAP = 0.7  # between the heads of arrows that come to the same box
+BOX_WIDTH, BOX_HEIGHT = 1.72, 0.66  # inches, as are all measures of the figure
+COLUMN_WIDTH, ROW_HEIGHT = 1.94, 0.92
+ARRIVAL_GAP = 0.4  # between the heads of arrows that come to the same box
 INPUT_COLOUR, TRAINED_COLOUR, PLAIN_COLOUR = "#e6e6e6", "#cfe3f5", "#ffffff"
 LINE_COLOUR = "#333333"
 
 Call = tuple[str, int]  # a layer's name and which of its calls: a layer can be used more than once
+_FOLDED = ("Dropout", "Reshape")  # stand in the box of the layer before, where nothing branches off
 
 
 @dataclass(frozen=True)
@@ -43,9 +44,9 @@ class Graph:
 def architecture(model: "keras.Model", ax: Axes | None = None) -> Axes:
     """Draws a functional model: name, class, output shape and parameters of every layer.
 
-    Layers with trained weights are tinted, inputs are grey. In a shape, `n` is the number of
-    photographs in a batch, `k` that of captions each has, and `length` that of their tokens; all
-    three are free.
+    Layers with trained weights are tinted, inputs are grey; dropout and reshaping stand in the box
+    of the layer before. In a shape, `n` is the number of photographs in a batch, `k` that of
+    captions each has, and `length` that of their tokens; all three are free.
 
     Args:
         ax: where to draw, text being scaled to it; without it a figure is made that is as large as
@@ -54,7 +55,9 @@ def architecture(model: "keras.Model", ax: Axes | None = None) -> Axes:
     Raises:
         ValueError: the model is not functional, so it has no graph to draw.
     """
-    graph = _graph(_feeds(model))
+    feeds = _feeds(model)
+    folded = _fold(feeds, model)
+    graph = _graph(feeds)
     columns = [column for route in graph.routes for column, _ in route]
     columns += [column for column, _ in graph.places.values()]
     left, right = min(columns), max(columns)
@@ -72,7 +75,7 @@ def architecture(model: "keras.Model", ax: Axes | None = None) -> Axes:
     ax.figure.draw_without_rendering()  # settles how large the axes are
     scale = ax.get_position().width * ax.figure.get_figwidth() / (width + 0.1)
     for call, place in graph.places.items():
-        _draw_layer(ax, model.get_layer(call[0]), call[1], *position(place), scale)
+        _draw_box(ax, _texts(model, call, folded[call]), *position(place), scale)
         arriving = sorted(
             (route for route in graph.routes if route[-1] == place), key=lambda route: route[-2]
         )
@@ -96,6 +99,21 @@ def _feeds(model: "keras.Model") -> dict[Call, list[Call]]:
         for layer in layers
         for number, node in enumerate(layer["inbound_nodes"] or [{}])  # an Input has no node
     }
+
+
+def _fold(feeds: dict[Call, list[Call]], model: "keras.Model") -> dict[Call, list[Call]]:
+    """Takes small layers out of `feeds`; returns which ones now stand in the box of each call."""
+    folded = {call: [] for call in feeds}
+    for call, sources in list(feeds.items()):
+        small = type(model.get_layer(call[0])).__name__ in _FOLDED and len(sources) == 1
+        before = next((box for box in feeds if sources and sources[0] in [box, *folded[box]]), None)
+        users = [other for other in feeds if sources and sources[0] in feeds[other]]
+        if small and feeds[before] and users == [call]:
+            folded[before] += [call, *folded.pop(call)]
+            del feeds[call]
+    for call, sources in feeds.items():
+        feeds[call] = [next(box for box in feeds if one in [box, *folded[box]]) for one in sources]
+    return folded
 
 
 def _sources(node) -> Iterator[Call]:
@@ -193,30 +211,53 @@ def _draw_arrow(ax: Axes, points: list[tuple[float, float]]) -> None:
     )
 
 
-def _draw_layer(
-    ax: Axes, layer: "keras.Layer", call: int, x: float, y: float, scale: float
-) -> None:
-    is_input = type(layer).__name__ == "InputLayer"
-    trained = bool(layer.trainable_weights)
-    corner = (x - BOX_WIDTH / 2, y - BOX_HEIGHT / 2)
+def _draw_box(ax: Axes, texts: tuple[str, list[str], str], x: float, y: float, scale: float):
+    """Draws a layer: its name in bold type, and a line for each of the other texts."""
+    name, lines, kind = texts
+    colour = {"input": INPUT_COLOUR, "trained": TRAINED_COLOUR, "plain": PLAIN_COLOUR}[kind]
     ax.add_patch(
         FancyBboxPatch(
-            corner,
+            (x - BOX_WIDTH / 2, y - BOX_HEIGHT / 2),
             BOX_WIDTH,
             BOX_HEIGHT,
-            boxstyle="round,pad=0,rounding_size=0.08",
-            facecolor=INPUT_COLOUR if is_input else TRAINED_COLOUR if trained else PLAIN_COLOUR,
+            boxstyle="round,pad=0,rounding_size=0.06",
+            facecolor=colour,
             edgecolor=LINE_COLOUR,
-            linewidth=1.5 if trained else 0.9,
+            linewidth=1.4 if kind == "trained" else 0.8,
         )
     )
-    left, right = corner[0] + 0.12, corner[0] + BOX_WIDTH - 0.12
-    upper, lower = y + 0.14, y - 0.14
-    small = {"fontsize": 8 * scale, "color": LINE_COLOUR, "va": "center"}
-    ax.text(left, upper, layer.name, fontsize=9.5 * scale, fontweight="bold", va="center")
-    ax.text(right, upper, type(layer).__name__, ha="right", **small)
-    ax.text(left, lower, _shape(layer), **small)
-    ax.text(right, lower, _parameters(layer, call), ha="right", **small)
+    step = BOX_HEIGHT / 4.3
+    top = y + step * len(lines) / 2
+    place = {"ha": "center", "va": "center_baseline", "parse_math": False}
+    ax.text(x, top, name, fontsize=8 * scale, fontweight="bold", **place)
+    for number, line in enumerate(lines, start=1):
+        ax.text(x, top - number * step, line, fontsize=7.5 * scale, color=LINE_COLOUR, **place)
+
+
+def _texts(model: "keras.Model", call: Call, folded: list[Call]) -> tuple[str, list[str], str]:
+    """Name, further lines and kind ("input", "trained", "plain") of a box."""
+    name, number = call
+    layers = [model.get_layer(one) for one, _ in (call, *folded)]
+    outputs = [tuple(output[:2]) for output in _listed(model.get_config()["output_layers"])]
+    is_output = (call, *folded)[-1] in outputs
+    title = "logits" if is_output and number else name  # the embedding, used in reverse
+    classes = [type(layer).__name__ for layer in layers]
+    first = classes[0].removesuffix("Layer") + (" in reverse" if title != name else "")
+    count = layers[0].count_params()
+    weights = f"weights of {name}" if title != name else "same weights"
+    trained = bool(layers[0].trainable_weights)
+    if not number:
+        weights = f"{count:,} parameters" if trained else f"{count:,} fixed values"
+    lines = [
+        " + ".join([first, *classes[1:]]),
+        _shape(model if is_output and len(outputs) == 1 else layers[-1]),
+        *([weights] if count else []),
+    ]
+    return title, lines, "input" if first == "Input" else "trained" if trained else "plain"
+
+
+def _listed(outputs: list) -> list:
+    return [outputs] if outputs and isinstance(outputs[0], str) else outputs
 
 
 def _shape(layer: "keras.Layer") -> str:
@@ -228,12 +269,3 @@ def _shape(layer: "keras.Layer") -> str:
     free = ["n", "k"] + ["length"] * (len(shape) - 2)
     sizes = [name if size is None else f"{size:,}" for name, size in zip(free, shape, strict=True)]
     return " × ".join(sizes)
-
-
-def _parameters(layer: "keras.Layer", call: int) -> str:
-    count = layer.count_params()
-    if not count:
-        return ""
-    if call:
-        return "same weights"
-    return f"{count:,} parameters" if layer.trainable_weights else f"{count:,} fixed numbers"

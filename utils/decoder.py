@@ -52,19 +52,22 @@ class WordEmbedding(layers.Layer):
     `keras.layers.ReversibleEmbedding` does it too, but Keras 3.10 has no such layer yet.
 
     `units` is the length of a vector; a `tied` layer is used in reverse too, with a bias per token.
+    At first its numbers have `deviation`; None leaves them as small as Keras makes them.
     """
 
-    def __init__(self, vocabulary_size, units, tied=False, initializer="uniform", **kwargs):
+    def __init__(self, vocabulary_size, units, tied=False, deviation=None, **kwargs):
         super().__init__(**kwargs)
         self.vocabulary_size = vocabulary_size
         self.units = units
         self.tied = tied
-        self.initializer = keras.initializers.get(initializer)
+        self.deviation = deviation
 
     def build(self, input_shape):
-        self.embeddings = self.add_weight(
-            (self.vocabulary_size, self.units), initializer=self.initializer, name="embeddings"
+        first = (
+            keras.initializers.RandomNormal(stddev=self.deviation) if self.deviation else "uniform"
         )
+        shape = (self.vocabulary_size, self.units)
+        self.embeddings = self.add_weight(shape, initializer=first, name="embeddings")
         if self.tied:
             self.bias = self.add_weight((self.vocabulary_size,), initializer="zeros", name="bias")
 
@@ -271,9 +274,9 @@ class Decoder:
         first = self.first_words(units, self.options.tied)
         return self.layer("embedding", WordEmbedding, size, units, self.options.tied, first)
 
-    def first_words(self, units: int, tied: bool):
-        """Returns the initializer of the words' vectors."""
-        return "uniform"
+    def first_words(self, units: int, tied: bool) -> float | None:
+        """The deviation of the words' vectors before training; None for Keras's own."""
+        return None
 
     @property
     def text_dropout(self) -> layers.Dropout:
@@ -383,7 +386,7 @@ class Attention(Decoder):
         Keras's own have 0.03 on average beside its 1.4: the LSTM couldn't tell one word from
         another, and would learn hardly anything.
         """
-        return keras.initializers.RandomNormal(stddev=units**-0.5 if tied else 1.0)
+        return units**-0.5 if tied else 1.0
 
     def look(self, features):
         """Projects the regions to values and keys, and their mean to the glance."""

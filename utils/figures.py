@@ -1,11 +1,11 @@
 """Figures: the one style, how a figure is kept, charts, and pictures with text.
 
 A chart function takes an `Axes`, draws on it and returns it. What colour tells is told by a marker,
-a line style or a hatch as well, so every chart can be read in black and white.
+a line style or a hatch as well, so every chart can be read in black and white. Figures are made in
+the size in which they are printed, no text is smaller than 8 points, and legends stand outside.
 """
 
 import io
-import textwrap
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,41 +15,24 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.font_manager import findfont, get_font
 from matplotlib.ticker import MaxNLocator
-from PIL import Image
 
-from tools.architecture import architecture
 from utils.machinery.files import atomic_path
 from utils.photographs import Source, open_photograph
 from utils.settings import short_path
 
-__all__ = [
-    "agreement",
-    "architecture",
-    "attention_by_word",
-    "beam_sizes",
-    "caption_lengths",
-    "caption_statistics",
-    "compared_scores",
-    "feature_maps",
-    "photograph_grid",
-    "save",
-    "save_picture",
-    "search_on_dev",
-    "self_critical_curves",
-    "training_curves",
-    "use_style",
-    "vocabulary_threshold",
-    "word_frequencies",
-]
-
+WIDTH = 6.25  # inches: the text width of the report
+PAIR = (WIDTH, 2.9)  # size of a figure of two charts side by side
 STYLE = {
     "figure.dpi": 100,
-    "figure.figsize": (6.4, 3.6),
+    "figure.figsize": (4.8, 3.0),
     "figure.constrained_layout.use": True,
+    "savefig.pad_inches": 0.02,
     "font.family": "DejaVu Sans",  # comes with matplotlib, so a figure is the same on every machine
-    "font.size": 9,
-    "axes.titlesize": 10,
+    "font.size": 8.5,
+    "text.parse_math": False,  # a caption may hold two dollar signs
+    "axes.titlesize": 9.5,
     "axes.titlelocation": "left",
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -58,11 +41,13 @@ STYLE = {
     "grid.color": "#dddddd",
     "grid.linewidth": 0.6,
     "legend.frameon": False,
-    "lines.linewidth": 1.6,
-    "lines.markersize": 4.5,
+    "lines.linewidth": 1.4,
+    "lines.markersize": 4,
     "hatch.linewidth": 0.7,
 }
-_MOST_BYTES = 400_000  # of a PNG: notebooks with a dozen photographs stay below a megabyte or two
+_MOST_BYTES = 400_000  # of a picture: notebooks with a dozen photographs stay below two megabytes
+_SMALL = 8  # points: text under photographs
+_MOST_LINES = 20  # under one photograph
 
 
 def use_style() -> None:
@@ -70,58 +55,71 @@ def use_style() -> None:
     plt.rcParams.update(STYLE)
 
 
-def save(figure: Figure, path: Path | str) -> Path:
-    """Writes a figure as .svg (charts) or .png (photographs) and returns its path, for printing.
+def save(figure: Figure, path: Path | str, alt: str = "") -> Path:
+    """Writes a figure as .svg (charts) or .jpg (photographs) and returns its path, for printing.
 
-    The same figure gives the same bytes: an SVG has no date and no random names. A PNG has a
-    palette of 256 colours, and as many pixels as fit into about 400 KB.
+    The same figure gives the same bytes: an SVG has no date and no random names. A JPEG has as many
+    pixels as fit into about 400 KB.
+
+    Args:
+        alt: alternative text, which an SVG carries as its title.
     """
     path = Path(path)
     with atomic_path(path) as part:
-        if path.suffix == ".svg":
-            with plt.rc_context({"svg.hashsalt": path.stem, "svg.fonttype": "path"}):
-                nothing = {"Date": None, "Creator": None}
-                figure.savefig(part, format="svg", bbox_inches="tight", metadata=nothing)
+        if path.suffix == ".jpg":
+            part.write_bytes(_jpeg(figure))
         else:
-            part.write_bytes(_png(figure))
+            with plt.rc_context({"svg.hashsalt": path.stem, "svg.fonttype": "path"}):
+                about = {"Date": None, "Creator": None} | ({"Title": alt} if alt else {})
+                figure.savefig(part, format="svg", bbox_inches="tight", metadata=about)
     return short_path(path)
 
 
-def save_picture(figure: Figure, path: Path | str) -> Image.Image:
+def save_picture(figure: Figure, path: Path | str, alt: str = "") -> "SavedPicture":
     """Writes a figure with photographs as `save` does, closes it, and returns what was written.
 
-    As the last line of a cell this is what the notebook shows, in a quarter of the bytes that the
-    figure itself would take there: a notebook with a few photographs stays below a megabyte.
+    As the last line of a cell this is what the notebook shows, in a fraction of the bytes that the
+    figure itself would take there.
+
+    Args:
+        path: ends with .jpg.
+        alt: alternative text, for readers who can't see the picture.
     """
     save(figure, path)
     plt.close(figure)
-    with Image.open(path) as picture:
-        picture.load()
-    return picture
+    return SavedPicture(Path(path), alt)
 
 
-def _png(figure: Figure) -> bytes:
-    for dots_per_inch in (130, 110, 90, 75):
-        full, small = io.BytesIO(), io.BytesIO()
-        figure.savefig(full, format="png", dpi=dots_per_inch, bbox_inches="tight")
-        Image.open(full).convert("RGB").quantize(256).save(small, format="png", optimize=True)
-        if small.tell() <= _MOST_BYTES:
+class SavedPicture:
+    """A .jpg file that a notebook shows, with an alternative text."""
+
+    def __init__(self, path: Path, alt: str):
+        self.path, self.alt = path, alt
+
+    def _repr_mimebundle_(self, include=None, exclude=None):
+        shown = {"image/jpeg": self.path.read_bytes(), "text/plain": self.alt or self.path.stem}
+        return shown, {"image/jpeg": {"alt": self.alt}}
+
+
+def _jpeg(figure: Figure) -> bytes:
+    for dots_per_inch in (150, 130, 110, 90, 75):
+        content = io.BytesIO()
+        options = {"quality": 88, "subsampling": 0}  # sharp text
+        figure.savefig(
+            content, format="jpg", dpi=dots_per_inch, bbox_inches="tight", pil_kwargs=options
+        )
+        if content.tell() <= _MOST_BYTES:
             break
-    return small.getvalue()
+    return content.getvalue()
 
 
 # Charts
 
-
 # Okabe and Ito's palette, which colour-blind readers can tell apart.
 BLUE, RED, GREEN, ORANGE = "#0072b2", "#d55e00", "#009e73", "#e69f00"
 BARS = {"color": "#a6cbe3", "edgecolor": BLUE, "linewidth": 0.8}
-RECIPES = {"original": (RED, "s"), "ours": (BLUE, "o")}  # colour and marker
-OTHER_RECIPE = (GREEN, "^")
-FIRST_STAGE = {"color": "black", "linestyle": "--", "linewidth": 1.2}
+_RECIPES = {"original": (RED, "s"), "ours": (BLUE, "o")}  # colour and marker
 _OFFSET = {"textcoords": "offset points"}
-
-# Captions of the data set
 
 
 def caption_lengths(ax: Axes, lengths: Sequence[int]) -> Axes:
@@ -130,11 +128,9 @@ def caption_lengths(ax: Axes, lengths: Sequence[int]) -> Axes:
     ax.bar(np.arange(len(bars)), bars, width=0.85, **BARS)
     median = float(np.median(lengths))
     _mark(ax, median, f"median {median:g}")
-    ax.grid(axis="x", visible=False)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    ax.yaxis.set_major_formatter("{x:,.0f}")
-    ax.set(xlabel="length (tokens)", ylabel="captions", xlim=(min(lengths) - 1, len(bars)))
-    ax.margins(y=0.1)
+    _counts(ax, "captions")
+    ax.set(xlabel="length (tokens)", xlim=(min(lengths) - 1, len(bars)))
     return ax
 
 
@@ -142,18 +138,16 @@ def word_frequencies(ax: Axes, counts: Mapping[str, int], top: int = 25) -> Axes
     """Draws how often the `top` most frequent words occur."""
     most = sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:top]
     words, occurrences = zip(*most, strict=True)
-    ax.barh(words, occurrences, height=0.75, **BARS)
-    ax.invert_yaxis()
+    ax.barh(range(len(words)), occurrences, height=0.75, **BARS)
+    _name_rows(ax, words)
     ax.margins(y=0.01)
-    ax.grid(axis="y", visible=False)
-    ax.tick_params(axis="y", length=0)
     ax.xaxis.set_major_formatter("{x:,.0f}")
     ax.set(xlabel="occurrences", ylabel="word")
     return ax
 
 
 def agreement(ax: Axes, scores: Sequence[float], score: str = "ROUGE-L") -> Axes:
-    """Draws how much the five annotators of a photograph agree.
+    """Draws how much the annotators of a photograph agree.
 
     Args:
         scores: for each photograph the mean score of its captions, each against the others, x100.
@@ -162,15 +156,9 @@ def agreement(ax: Axes, scores: Sequence[float], score: str = "ROUGE-L") -> Axes
     ax.hist(scores, bins=np.arange(0, 101, 5), **BARS)
     mean = float(np.mean(scores))
     _mark(ax, mean, f"mean {mean:.0f}")
-    ax.grid(axis="x", visible=False)
-    ax.set(
-        xlabel=f"mean {score} of a photograph's captions, each against the others (x100)",
-        ylabel="photographs",
-        xlim=(0, 100),
-    )
+    _counts(ax, "photographs")
+    ax.set(xlabel=f"{score} of a caption against the others (x100), mean", xlim=(0, 100))
     ax.yaxis.set_major_locator(MaxNLocator(integer=True))
-    ax.yaxis.set_major_formatter("{x:,.0f}")
-    ax.margins(y=0.1)
     return ax
 
 
@@ -183,25 +171,21 @@ def vocabulary_threshold(ax: Axes, table: pd.DataFrame, chosen: int | None = Non
         chosen: the threshold to mark.
     """
     share = ax.twinx()
-    lines = ax.plot(table["min_count"], table["words"], "o-", color=BLUE, label="words known")
-    lines += share.plot(
-        table["min_count"], 100 * table["unknown_share"], "s--", color=RED, label="unknown share"
-    )
+    ax.plot(table["min_count"], table["words"], "o-", color=BLUE, label="words known")
+    unknown = 100 * table["unknown_share"]
+    share.plot(table["min_count"], unknown, "s--", color=RED, label="unknown share")
     if chosen is not None:
         _mark(ax, chosen, f"chosen: {chosen}")
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.yaxis.set_major_formatter("{x:,.0f}")
     ax.set(xlabel="occurrences that a word needs to be known", ylabel="words in the vocabulary")
-    ax.set_ylim(bottom=0)
     share.grid(visible=False)
     share.spines["right"].set_visible(True)
-    share.set_ylabel("training words that become unknown (%)")
-    share.set_ylim(bottom=0)
-    ax.legend(handles=lines, loc="center right")
+    share.set_ylabel("unknown training words (%)")
+    for one in (ax, share):
+        one.set_ylim(bottom=0)
+    _legend([ax, share])
     return ax
-
-
-# Training, search and the captions that come out
 
 
 def training_curves(axes: Sequence[Axes], history: pd.DataFrame) -> Sequence[Axes]:
@@ -216,20 +200,19 @@ def training_curves(axes: Sequence[Axes], history: pd.DataFrame) -> Sequence[Axe
     """
     left, right = axes
     for recipe, rows in history.groupby("recipe", sort=False):
-        colour, marker = RECIPES.get(recipe, OTHER_RECIPE)
+        colour, marker = _RECIPES.get(recipe, (GREEN, "^"))
         line = {"color": colour, "marker": marker}
         epochs = rows["epoch"]
         left.plot(epochs, rows["loss"], linestyle=":", label=f"{recipe}, training", **line)
         left.plot(epochs, rows["dev_loss"], linestyle="-", label=f"{recipe}, dev", **line)
-        right.plot(epochs, rows["dev_cider"], label=recipe, **line)
+        right.plot(epochs, rows["dev_cider"], label=f"{recipe}, dev", **line)
         _ring(left, rows.loc[rows["dev_loss"].idxmin(), ["epoch", "dev_loss"]])
         _ring(right, rows.loc[rows["dev_cider"].idxmax(), ["epoch", "dev_cider"]])
     left.set(title="Loss", ylabel="cross-entropy (nats per token)")
     right.set(title="Quality of the captions", ylabel="CIDEr on dev (x100)")
-    for ax in (left, right):
-        ax.set_xlabel("epoch")
-        ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-        ax.legend()
+    right.set_ylim(bottom=0)
+    _by_epoch(axes)
+    _legend(axes)
     return axes
 
 
@@ -246,16 +229,16 @@ def self_critical_curves(
         first_stage_cider: on dev, x100.
     """
     left, right = axes
-    left.plot(history["epoch"], history["reward"], color=GREEN, marker="^")
+    left.plot(history["epoch"], history["reward"], color=GREEN, marker="^", label="reward")
     left.set(title="Reward", ylabel="CIDEr of drawn captions (x100)")
     right.plot(history["epoch"], history["dev_cider"], color=BLUE, marker="o", label="second stage")
-    right.axhline(first_stage_cider, label="first stage", **FIRST_STAGE)
+    right.axhline(first_stage_cider, label="first stage", color="black", linestyle="--")
     _ring(right, history.loc[history["dev_cider"].idxmax(), ["epoch", "dev_cider"]])
     right.set(title="Quality of the captions", ylabel="CIDEr on dev (x100)")
-    right.legend()
-    for ax in axes:
-        ax.set_xlabel("epoch")
-        ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    for ax in axes:  # from zero: a change of one point is seldom more than chance
+        ax.set_ylim(bottom=0)
+    _by_epoch(axes)
+    _legend(axes)
     return axes
 
 
@@ -267,48 +250,31 @@ def search_on_dev(ax: Axes, rows: Sequence[Mapping[str, float]]) -> Axes:
             consensus, the best of which is drawn as a line) and `CIDEr` (x100).
     """
     table = pd.DataFrame(rows).sort_values(["beam", "length_penalty"])
-    consensus, table = (
-        table[table["inverse_temperature"].notna()],
-        table[table["inverse_temperature"].isna()],
-    )
+    is_consensus = table["inverse_temperature"].notna()
+    consensus, table = table[is_consensus], table[~is_consensus]
     if len(consensus):
         best = consensus.loc[consensus["CIDEr"].idxmax()]
         label = f"consensus of {best['beam']:.0f}"
         ax.axhline(best["CIDEr"], label=label, color="black", linewidth=2.5)
-    kinds = [("o", "-"), ("s", "--"), ("^", "-."), ("D", ":"), ("v", "-")]
-    colours = [BLUE, RED, GREEN, ORANGE, "black"]
-    for place, (beam, own) in enumerate(table.groupby("beam")):
-        marker, style = kinds[place % len(kinds)]
-        line = {"color": colours[place % len(colours)], "linestyle": style}
-        label = "greedy" if beam == 1 else f"beam {beam}"
+    looks = [(BLUE, "o", "-"), (RED, "s", "--"), (GREEN, "^", "-."), (ORANGE, "D", ":")]
+    for number, (beam, own) in enumerate(table.groupby("beam")):
+        colour, marker, style = looks[number % len(looks)]
+        line = {"color": colour, "linestyle": style}
         if len(own) == 1:  # greedy search has no use for a length penalty
-            ax.axhline(own["CIDEr"].iloc[0], label=label, **line)
+            ax.axhline(
+                own["CIDEr"].iloc[0], label="greedy" if beam == 1 else f"beam {beam}", **line
+            )
         else:
+            label = f"beam {beam}"
             ax.plot(own["length_penalty"], own["CIDEr"], marker=marker, label=label, **line)
-    _ring(ax, table.loc[table["CIDEr"].idxmax(), ["length_penalty", "CIDEr"]])
+    if len(table):
+        _ring(ax, table.loc[table["CIDEr"].idxmax(), ["length_penalty", "CIDEr"]])
+    # At least a quarter of the best score high, so that chance doesn't look like a trend.
+    low, high = ax.get_ylim()
+    ax.set_ylim(min(low, 0.75 * high), high + 0.02 * abs(high))
     ax.set(xlabel="length penalty (exponent of the length)", ylabel="CIDEr on dev (x100)")
-    ax.legend()
+    _legend([ax])
     return ax
-
-
-def beam_sizes(axes: Sequence[Axes], table: pd.DataFrame) -> Sequence[Axes]:
-    """Draws against the size of the beam CIDEr, BLEU-4 and what a photograph costs.
-
-    Args:
-        axes: three.
-        table: columns `beam`, `CIDEr`, `BLEU-4` (x100) and `seconds` (a photograph).
-    """
-    lines = [("CIDEr", BLUE, "o"), ("BLEU-4", RED, "s"), ("seconds", "black", "^")]
-    titles = ["CIDEr on dev (x100)", "BLEU-4 on dev (x100)", "Time per photograph (ms)"]
-    for ax, (column, colour, marker), title in zip(axes, lines, titles, strict=True):
-        values = table[column] * (1000 if column == "seconds" else 1)
-        ax.plot(table["beam"], values, color=colour, marker=marker)
-        ax.set(title=title, xlabel="beam", xticks=table["beam"])
-        if column == "seconds":
-            ax.set_ylim(bottom=0)
-        else:
-            _ring(ax, table.loc[table[column].idxmax(), ["beam", column]])
-    return axes
 
 
 def compared_scores(ax: Axes, rows: Sequence[Mapping], score: str = "CIDEr") -> Axes:
@@ -328,12 +294,10 @@ def compared_scores(ax: Axes, rows: Sequence[Mapping], score: str = "CIDEr") -> 
         ax.plot([low, high], [place] * 2, "|-", color=BLUE, markersize=8, linewidth=1.2)
         look = {"marker": "o" if one else "D", "markerfacecolor": BLUE if one else "white"}
         ax.plot(value, place, color=BLUE, markersize=6, **look)
-        ax.annotate(f"{value:.1f}", (value, place), (0, 6), ha="center", fontsize=8, **_OFFSET)
-    ax.set_yticks(range(len(rows)), [row["name"] for row in rows])
-    ax.tick_params(axis="y", length=0)
-    ax.set_ylim(len(rows) - 0.5, -0.6)
-    ax.grid(axis="y", visible=False)
-    ax.set(xlabel=f"{score} on test (x100), 95 % interval")
+        ax.annotate(f"{value:.1f}", (value, place), (0, 6), ha="center", **_OFFSET)
+    _name_rows(ax, [row["name"] for row in rows])
+    ax.set_ylim(len(rows) - 0.5, -0.7)
+    ax.set(xlabel=f"{score} on test (x100), 95 % confidence interval")
     return ax
 
 
@@ -370,12 +334,8 @@ def caption_statistics(
     left.set_xlim(left=min(map(len, [*model, *human])) - 1)
     left.grid(axis="x", visible=False)
     right.set(title="Frequent words", xlabel="share of all words (%)", ylabel="word")
-    right.set_yticks(np.arange(len(words)), words)
-    right.tick_params(axis="y", length=0)
-    right.invert_yaxis()
-    right.grid(axis="y", visible=False)
-    for ax in axes:
-        ax.legend()
+    _name_rows(right, words)
+    _legend(axes)
     return axes
 
 
@@ -386,6 +346,38 @@ def _shares(captions: Sequence[Sequence[str]]) -> Counter:
     return Counter({word: count / total for word, count in counts.items()})
 
 
+def _counts(ax: Axes, label: str) -> None:
+    """Makes the vertical axis one of counts, with room for a mark."""
+    ax.grid(axis="x", visible=False)
+    ax.yaxis.set_major_formatter("{x:,.0f}")
+    ax.set_ylabel(label)
+    ax.margins(y=0.1)
+
+
+def _name_rows(ax: Axes, names: Sequence[str]) -> None:
+    """Names the rows of a chart, the first at the top."""
+    ax.set_yticks(range(len(names)), names)
+    ax.tick_params(axis="y", length=0)
+    ax.invert_yaxis()
+    ax.grid(axis="y", visible=False)
+
+
+def _by_epoch(axes: Sequence[Axes]) -> None:
+    for ax in axes:
+        ax.set_xlabel("epoch")
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+
+
+def _legend(axes: Sequence[Axes]) -> None:
+    """One legend for all charts of a figure, below them, where it covers nothing."""
+    entries = {}
+    for ax in axes:
+        for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
+            entries.setdefault(label, handle)
+    figure = axes[0].get_figure(root=True)
+    figure.legend(entries.values(), entries, loc="outside lower center", ncols=4)
+
+
 def _mark(ax: Axes, x: float, text: str) -> None:
     """Draws a dashed upright line with a word beside its top."""
     ax.axvline(x, color="black", linestyle="--", linewidth=1.2)
@@ -394,7 +386,7 @@ def _mark(ax: Axes, x: float, text: str) -> None:
 
 def _ring(ax: Axes, point: Sequence[float]) -> None:
     """Draws a ring around a point `(x, y)` that is the best of its line."""
-    ax.plot(*point, "o", markersize=11, fillstyle="none", color="black")
+    ax.plot(*point, "o", markersize=10, fillstyle="none", color="black")
 
 
 # Photographs
@@ -428,39 +420,34 @@ def photograph_grid(
         )
     columns = min(columns, len(photographs))
     cell = width / columns
-    size, line_height = 8, 8 * 1.35 / 72  # points, inches
-    wrapped = [_wrap(text, int(cell * 72 / (size * 0.58))) for text in texts]
-    starts = range(0, len(photographs), columns)
+    line_height = _SMALL * 1.35 / 72  # inches
+    wrapped = [_wrap(text, cell * 72 * 0.95) for text in texts]
     heights = []  # a row of photographs, a row of texts as high as the longest of them, …
-    for start in starts:
+    for start in range(0, len(photographs), columns):
         lines = max(text.count("\n") + 1 for text in wrapped[start : start + columns])
         heights += [cell * 0.72, (lines + any(titles) + 0.8) * line_height]
 
     figure = plt.figure(figsize=(width, sum(heights)), layout="none")
     grid = figure.add_gridspec(
-        len(heights), columns, height_ratios=heights, wspace=0.06, hspace=0.02,
+        len(heights), columns, height_ratios=heights, wspace=0.04, hspace=0.02,
         left=0.005, right=0.995, bottom=0, top=1,
     )  # fmt: skip
-    for place, (photograph, text, title) in enumerate(
-        zip(photographs, wrapped, titles, strict=True)
-    ):
+    rows = zip(photographs, wrapped, titles, strict=True)
+    for place, (photograph, text, title) in enumerate(rows):
         row, column = divmod(place, columns)
         picture = figure.add_subplot(grid[2 * row, column])
-        _show(picture, photograph, pixels=int(cell * 130))
+        _show(picture, photograph, pixels=int(cell * 150))
         picture.set_anchor("SW")
         under = figure.add_subplot(grid[2 * row + 1, column])
         under.axis("off")
         below_title = 1 - bool(title) * line_height / heights[2 * row + 1]
-        under.text(0, 1, title, va="top", fontsize=size, fontweight="bold")
-        under.text(0, below_title, text, va="top", fontsize=size, linespacing=1.25)
+        under.text(0, 1, title, va="top", fontsize=_SMALL, fontweight="bold")
+        under.text(0, below_title, text, va="top", fontsize=_SMALL, linespacing=1.25)
     return figure
 
 
 def feature_maps(
-    photograph: Source,
-    maps: np.ndarray,
-    channels: Sequence[int] | None = None,
-    columns: int = 4,
+    photograph: Source, maps: np.ndarray, channels: Sequence[int] | None = None, columns: int = 4
 ) -> Figure:
     """Shows a photograph beside channels of the CNN's last layer, as heat maps.
 
@@ -476,12 +463,12 @@ def feature_maps(
     rows = -(-len(channels) // columns)
     image = open_photograph(photograph)
     proportion = image.height / image.width
-    height = rows * (1.55 * proportion + 0.3)
-    figure = plt.figure(figsize=(2.0 * rows + 1.55 * columns, height), layout="constrained")
+    size = (2.0 * rows + 1.55 * columns, rows * (1.55 * proportion + 0.3))
+    figure = plt.figure(figsize=size, layout="constrained")
     grid = figure.add_gridspec(rows, columns + 1, width_ratios=[1.3 * rows] + [1] * columns)
     picture = figure.add_subplot(grid[:, 0])
     _show(picture, image, pixels=400)
-    picture.set_title("photograph", fontsize=8)
+    picture.set_title("photograph", fontsize=_SMALL)
     # The CNN saw a square; its maps are stretched back to the photograph's proportions.
     stretch = proportion * maps.shape[1] / maps.shape[0]
     for place, channel in enumerate(channels):
@@ -489,7 +476,7 @@ def feature_maps(
         ax = figure.add_subplot(grid[row, column + 1])
         # Each on its own scale: what counts is where a channel is strong, not how strong it is.
         ax.imshow(maps[:, :, channel], cmap="cividis", aspect=stretch)
-        ax.set_title(f"channel {channel}", fontsize=8)
+        ax.set_title(f"channel {channel}", fontsize=_SMALL)
         ax.axis("off")
     return figure
 
@@ -499,18 +486,17 @@ def attention_by_word(
 ) -> Figure:
     """Shows a photograph, and for each word of its caption where the decoder looked.
 
-    The brighter a place, the more of the look went there; each word has its own scale from zero, as
-    what counts is where it looked. How much of the look went to the sentinel, which is no place,
-    stands below.
+    The brighter a region, the more of the attention went there; each word has its own scale from
+    zero. The share of the sentinel, which is no region, stands below.
 
     Args:
         photograph: path, PIL picture or uint8 array.
         words: of the caption, and what stands for its end.
-        attention: `(words, places)` in [0, 1], places row by row of a square grid.
+        attention: `(words, regions)` in [0, 1], regions row by row of a square grid.
         columns: pictures side by side.
 
     Raises:
-        ValueError: there are not as many rows as words, or the places are no square.
+        ValueError: there are not as many rows as words, or the regions are no square.
         PhotographError: the photograph can't be read.
     """
     attention = np.asarray(attention, "float32")
@@ -518,38 +504,28 @@ def attention_by_word(
     if attention.shape != (len(words), side**2):
         raise ValueError(
             f"There are {len(words)} words and attention of shape {attention.shape}; expected a "
-            "row for each word, and as many places as a square grid has."
+            "row for each word, and as many regions as a square grid has."
         )
     image = open_photograph(photograph)
     image.thumbnail((260, 260))
     rows = -(-(len(words) + 1) // columns)
     width = 1.6  # of a picture, in inches
-    figure, axes = plt.subplots(
-        rows,
-        columns,
-        figsize=(columns * width, rows * (width * image.height / image.width + 0.5)),
-        squeeze=False,
-    )
+    size = (columns * width, rows * (width * image.height / image.width + 0.5))
+    figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False)
     for ax in axes.flat:
         ax.axis("off")
     first, *others = axes.flat
     first.imshow(image)
-    first.set_title("photograph", fontsize=8)
-    # The CNN saw a square; its places are stretched back to the photograph's proportions.
+    first.set_title("photograph", fontsize=_SMALL)
+    # The CNN saw a square; its regions are stretched back to the photograph's proportions.
     frame = (-0.5, image.width - 0.5, image.height - 0.5, -0.5)
     for ax, word, looks in zip(others, words, attention, strict=False):
         ax.imshow(image.convert("L"), cmap="gray", vmin=0, vmax=255)
         heat = looks.reshape(side, side)
         ax.imshow(heat, cmap="afmhot", alpha=0.55, extent=frame, vmin=0, interpolation="bicubic")
-        ax.set_title(word, fontsize=8)
-        ax.text(
-            0,
-            -0.03,
-            f"sentinel {1 - looks.sum():.0%}",
-            fontsize=6,
-            va="top",
-            transform=ax.transAxes,
-        )
+        ax.set_title(word, fontsize=_SMALL)
+        below = {"va": "top", "fontsize": _SMALL, "transform": ax.transAxes}
+        ax.text(0, -0.03, f"sentinel {1 - looks.sum():.0%}", **below)
     return figure
 
 
@@ -560,7 +536,25 @@ def _show(ax: Axes, photograph: Source, pixels: int) -> None:
     ax.axis("off")
 
 
-def _wrap(text: str, characters: int) -> str:
-    """Wraps every line; what is left of it is indented, and no full stop stands alone."""
-    lines = text.replace(" .", "\N{NO-BREAK SPACE}.").splitlines()
-    return "\n".join(textwrap.fill(line, characters, subsequent_indent="   ") for line in lines)
+def _wrap(text: str, points: float) -> str:
+    """Wraps lines to a width; what is left of one is indented, and no full stop stands alone."""
+    font = get_font(findfont("DejaVu Sans"))
+    font.set_size(_SMALL, 720)
+
+    def width(words: str) -> float:
+        font.set_text(words, 0.0)
+        return font.get_width_height()[0] / 64 / 10
+
+    lines = []
+    for paragraph in text.replace(" .", "\N{NO-BREAK SPACE}.").splitlines():
+        line = ""
+        for word in paragraph.split(" "):
+            longer = f"{line} {word}" if line else word
+            if line and width(longer[:400]) > points:
+                lines.append(line)
+                longer = f"   {word}"
+            if len(lines) >= _MOST_LINES:
+                return "\n".join([*lines[: _MOST_LINES - 1], "…"])
+            line = longer if width(longer[:400]) <= points else f"{longer[: int(points / 6)]}…"
+        lines.append(line)
+    return "\n".join(lines)
