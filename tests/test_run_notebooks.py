@@ -1,7 +1,13 @@
 """The notebook runner: order, what is kept, what is skipped, and how a failure reads."""
 
+import ast
 import json
+import os
+import signal
+import subprocess
 import sys
+import time
+from contextlib import chdir
 from dataclasses import replace
 from pathlib import Path
 
@@ -46,6 +52,44 @@ def executed(settings: Settings, name: str) -> Path:
     return settings.notebooks_folder / f"{name}.ipynb"
 
 
+@pytest.fixture
+def in_this_process(monkeypatch):
+    """Runs cells without a kernel, which takes a second to start."""
+
+    def execute(content, folder, log):
+        log.parent.mkdir(parents=True, exist_ok=True)
+        names = {}
+        with chdir(folder):
+            for cell in content.cells:
+                if cell.cell_type == "code":
+                    exec(cell.source, names)
+
+    monkeypatch.setattr(run_notebooks, "_execute", execute)
+
+
+def write_notebooks_that_leave_results(settings: Settings, folder: Path) -> dict[str, Path]:
+    """Three notebooks that count their runs in NAME.txt; returns what each of them makes."""
+    made = {
+        "01_clean": settings.captions_file,
+        "02_train": settings.decoder_file,
+        "03_score": settings.metrics_file,
+    }
+    for name, file in made.items():
+        count = f"open('{name}.txt', 'a').write('run ')"
+        write = f"write_text({str(file)!r}, {name!r})"
+        write_notebook(
+            folder / f"{name}.ipynb",
+            count,
+            f"from utils.machinery.files import write_text\n{write}",
+        )
+    return made
+
+
+def runs(folder: Path) -> list[int]:
+    """How often each notebook ran."""
+    return [len(file.read_text().split()) for file in sorted(folder.glob("*.txt"))]
+
+
 def test_notebooks_run_in_order_in_their_folder_and_leave_copies_and_times(
     settings, folder, capsys
 ):
@@ -80,7 +124,9 @@ def test_the_kernel_is_this_python_whatever_kernels_the_user_has(
     assert (folder / "python.txt").read_text() == sys.executable
 
 
-def test_only_what_changed_and_what_follows_it_runs_again(settings, folder, capsys):
+def test_only_what_changed_and_what_follows_it_runs_again(
+    settings, folder, capsys, in_this_process
+):
     for name in ("01_first", "02_second", "03_third"):
         write_notebook(folder / f"{name}.ipynb", f"open('{name}.txt', 'a').write('run ')")
     run_all(settings, folder)
@@ -94,7 +140,7 @@ def test_only_what_changed_and_what_follows_it_runs_again(settings, folder, caps
     assert capsys.readouterr().out.count("up to date") == 3
 
 
-def test_other_settings_make_a_notebook_run_again(settings, folder):
+def test_other_settings_make_a_notebook_run_again(settings, folder, in_this_process):
     write_notebook(folder / "01_count.ipynb", "open('count.txt', 'a').write('run ')")
     run_all(settings, folder)
     run_all(replace(settings, epochs=3), folder)
@@ -102,18 +148,174 @@ def test_other_settings_make_a_notebook_run_again(settings, folder):
     assert (folder / "count.txt").read_text() == "run run "
 
 
-def test_a_result_that_was_deleted_is_made_again(settings, folder):
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("01_clean", [2, 2, 2]), ("02_train", [1, 2, 2]), ("03_score", [1, 1, 2])],
+)
+@pytest.mark.parametrize("damage", ["deleted", "emptied", "cut", "edited"])
+def test_a_result_that_is_not_what_was_written_is_made_again(
+    settings, folder, in_this_process, capsys, name, expected, damage
+):
+    file = write_notebooks_that_leave_results(settings, folder)[name]
+    run_all(settings, folder)
+    status = file.stat()
+    if damage == "deleted":
+        file.unlink()
+    else:
+        file.write_text({"emptied": "", "cut": name[:-1], "edited": name.upper()}[damage])
+        os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+    run_all(settings, folder)
+
+    assert file.read_text() == name
+    assert runs(folder) == expected
+    assert f"{file.name} is missing or was changed" in capsys.readouterr().out
+
+
+def test_a_damaged_part_of_a_large_file_is_noticed(settings, folder, in_this_process, monkeypatch):
+    monkeypatch.setattr(run_notebooks, "_LARGE", 3)
+    write_notebooks_that_leave_results(settings, folder)
+    run_all(settings, folder)
+    run_all(settings, folder)
+    assert runs(folder) == [1, 1, 1]
+    settings.decoder_file.write_text("02_trai")
+    run_all(settings, folder)
+    assert runs(folder) == [1, 2, 2]
+
+
+def test_a_run_notices_when_files_that_another_run_made_for_it_are_gone(
+    settings, folder, in_this_process
+):
+    features = settings.features_folder / "spatial.npy"
     write_notebook(
-        folder / "01_write.ipynb",
-        "from utils.settings import Settings\nfrom utils.machinery.files import write_text\n"
-        "write_text(Settings.from_environment().captions_file, 'captions')",
+        folder / "01_extract.ipynb",
+        "open('count.txt', 'a').write('run ')",
+        "from pathlib import Path\nfrom utils.machinery.files import write_text",
+        f"Path({str(features)!r}).exists() or write_text({str(features)!r}, 'features')",
     )
     run_all(settings, folder)
-    settings.captions_file.unlink()
+    other = replace(settings, decoder="inject")
+    assert other.features_folder == settings.features_folder
+    run_all(other, folder)
+    assert runs(folder) == [2]
+    features.unlink()
+    run_all(other, folder)
+    assert runs(folder) == [3]
+    run_all(settings, folder)  # the same bytes are there again
+    assert runs(folder) == [3]
+
+
+def test_a_file_that_two_notebooks_write_is_the_later_ones(settings, folder, in_this_process):
+    for name in ("01_first", "02_second"):
+        write = f"write_text({str(settings.history_file)!r}, {name!r})"
+        write_notebook(
+            folder / f"{name}.ipynb",
+            f"open('{name}.txt', 'a').write('run ')",
+            f"from utils.machinery.files import write_text\n{write}",
+        )
+    run_all(settings, folder)
+    run_all(settings, folder)
+    assert runs(folder) == [1, 1]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b'{"format": 2, "noteb',
+        b"\xff",
+        b"[]",
+        b'{"format": 2, "notebooks": []}',
+        b'{"format": 2, "notebooks": {"01_clean": {"fingerprint": "", "files": ["x"]}}}',
+        b'{"format": 2, "notebooks": {"01_clean": {"fingerprint": 1e999, "files": {}}}}',
+        b'{"format": 2, "notebooks": {"01_clean": null}}',
+    ],
+)
+def test_damaged_records_only_make_everything_run_again(settings, folder, in_this_process, content):
+    write_notebooks_that_leave_results(settings, folder)
+    run_all(settings, folder)
+    settings.completed_file.write_bytes(content)
+    settings.timings_file.write_bytes(content)
 
     run_all(settings, folder)
 
-    assert settings.captions_file.read_text() == "captions"
+    assert runs(folder) == [2, 2, 2]
+    assert set(read_json(settings.completed_file)["notebooks"]) == {
+        "01_clean",
+        "02_train",
+        "03_score",
+    }
+    assert "01_clean" in read_json(settings.timings_file)
+
+
+def test_what_is_no_notebook_is_refused(settings, folder):
+    (folder / "01_conflict.ipynb").write_text("<<<<<<< HEAD")
+    with pytest.raises(NotebookError, match=r"01_conflict\.ipynb"):
+        run_all(settings, folder)
+
+
+def test_the_notebook_for_users_is_no_part_of_a_run(settings, folder, in_this_process):
+    write_notebooks_that_leave_results(settings, folder)
+    write_notebook(folder / "00_use.ipynb", "raise ValueError")
+    before = (folder / "00_use.ipynb").read_bytes()
+    run_all(settings, folder, in_place=True)
+    assert runs(folder) == [1, 1, 1]
+    assert (folder / "00_use.ipynb").read_bytes() == before
+
+
+@pytest.mark.parametrize("until", ["", "00", "7", "-1", "two", "../03", "012"])
+def test_an_end_that_is_no_notebook_is_refused(settings, folder, in_this_process, until):
+    write_notebooks_that_leave_results(settings, folder)
+    with pytest.raises(NotebookError, match=r"--until.*01, 02, 03"):
+        run_all(settings, folder, until=until)
+    assert runs(folder) == []
+
+
+def test_what_notebooks_import_of_the_tools_is_watched():
+    imported = set()
+    for notebook in run_notebooks.NOTEBOOKS.glob("[0-9][1-9]_*.ipynb"):
+        for cell in nbformat.read(notebook, as_version=4).cells:
+            lines = [line for line in cell.source.splitlines() if "from tools." in line]
+            for line in lines if cell.cell_type == "code" else ():
+                imported.add(ast.parse(line.strip()).body[0].module)
+    watched = {f"tools.{Path(name).stem}" for name in run_notebooks.TOOLS_IN_NOTEBOOKS}
+    assert imported - {"tools.colab"} == watched
+
+
+@pytest.mark.skipif(os.name == "nt", reason="there are no such signals")
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_the_kernel_and_the_run_in_a_sentence(settings, folder, number, code):
+    write_notebook(
+        folder / "01_waits.ipynb",
+        "import os, time\nprint('\\u732b', flush=True)\nopen('part', 'w').write(str(os.getpid()))\n"
+        "os.rename('part', 'kernel')\ntime.sleep(100)",
+    )
+    program = (
+        "import pathlib, sys\nfrom tools import run_notebooks\n"
+        "run_notebooks.NOTEBOOKS = pathlib.Path(sys.argv[1])\nsys.exit(run_notebooks.main([]))"
+    )
+    run = subprocess.Popen(
+        [sys.executable, "-c", program, str(folder)],
+        cwd=PROJECT,
+        env={**os.environ, "PYTHONIOENCODING": "latin-1"},  # which has no such sign
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        encoding="latin-1",
+    )
+    with run:
+        give_up = time.monotonic() + 60
+        while not (folder / "kernel").exists() and run.poll() is None:
+            assert time.monotonic() < give_up
+            time.sleep(0.05)
+        run.send_signal(number)
+        shown, errors = run.communicate(timeout=60)
+    assert run.returncode == code, errors
+    assert "Stopped by" in errors
+    assert "Traceback" not in shown + errors
+    assert "?" in shown
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((folder / "kernel").read_text()), 0)
+    assert read_json(settings.completed_file)["notebooks"] == {}
 
 
 def test_a_failing_cell_stops_the_run_and_is_shown_with_its_notebook(settings, folder):
@@ -208,10 +410,10 @@ def test_outputs_written_in_place_leave_the_notebook_up_to_date(settings, folder
     assert capsys.readouterr().out.count("up to date") == 2
 
 
-def test_a_run_can_stop_after_a_notebook_and_go_on_later(settings, folder, capsys):
+def test_a_run_can_stop_after_a_notebook_and_go_on_later(settings, folder, capsys, in_this_process):
     for name in ("01_first", "02_second", "03_third"):
         write_notebook(folder / f"{name}.ipynb", f"open('{name}.txt', 'a').write('run ')")
-    run_all(settings, folder, until="02")
+    run_all(settings, folder, until="2")
     assert {file.stem for file in folder.glob("*.txt")} == {"01_first", "02_second"}
     run_all(settings, folder)
     assert {file.read_text() for file in folder.glob("*.txt")} == {"run "}

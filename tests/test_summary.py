@@ -1,10 +1,14 @@
 """The closing lines of `make run`: scores with what they were measured on, and paths."""
 
+import copy
+import io
+import sys
+
 import pytest
 
-from tools.summary import summary
-from utils.machinery.errors import MissingStageError
-from utils.machinery.files import write_json, write_text
+from tools.summary import main, summary
+from utils.machinery.errors import MissingStageError, StaleArtefactError
+from utils.machinery.files import record_files, write_json, write_text
 from utils.settings import Settings
 
 METRICS = {
@@ -64,3 +68,62 @@ def test_scores_stand_beside_split_beam_protocol_encoder_and_decoder(tmp_path):
 def test_a_run_without_scores_says_which_notebook_makes_them(tmp_path):
     with pytest.raises(MissingStageError, match="notebook 05"):
         summary(Settings(runs=tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("where", "value"),
+    [
+        (("run",), None),
+        (("epochs",), "20"),
+        (("encoder",), "xception"),
+        (("encoder", "trained"), "yes"),
+        (("scores",), {}),
+        (("scores", 0), 61.25),
+        (("scores", 0, "images"), "many"),
+        (("scores", 0, "CIDEr"), None),
+        (("scores", 0, "CIDEr"), "52"),
+    ],
+)
+def test_scores_of_another_form_are_refused(tmp_path, where, value):
+    settings = Settings(runs=tmp_path)
+    metrics = copy.deepcopy(METRICS)
+    inner = metrics
+    for key in where[:-1]:
+        inner = inner[key]
+    inner[where[-1]] = value
+    write_json(settings.metrics_file, metrics)
+    with pytest.raises(StaleArtefactError, match=r"metrics\.json.*notebook 05"):
+        summary(settings)
+
+
+def test_scores_that_were_cut_or_edited_are_a_sentence_and_no_traceback(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setenv("RUNS", str(tmp_path))
+    settings = Settings.from_environment()
+    write_json(settings.metrics_file, METRICS)
+    whole = settings.metrics_file.read_text()
+    settings.metrics_file.write_text(whole[:-9])
+    assert main() == 1
+    assert "not JSON" in capsys.readouterr().err
+    settings.metrics_file.write_text(whole)
+    record_files("notebook 05_evaluate_captions", settings.metrics_file)
+    settings.metrics_file.write_text(whole.replace("52.44", "95.44"))
+    assert main() == 1
+    assert "changed since notebook 05" in capsys.readouterr().err
+
+
+def test_control_characters_never_reach_a_terminal_which_need_not_have_every_letter(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setenv("RUNS", str(tmp_path))
+    settings = Settings.from_environment()
+    write_json(settings.metrics_file, METRICS | {"protocol": "\x1b[2J\r \u732b"})
+    written = io.BytesIO()
+    with io.TextIOWrapper(written, encoding="latin-1") as terminal:
+        monkeypatch.setattr(sys, "stdout", terminal)
+        assert main() == 0
+        terminal.flush()
+        shown = written.getvalue().decode("latin-1")
+    assert "Protocol: \\x1b[2J\\r ?" in shown
+    assert all(char.isprintable() or char == "\n" for char in shown)

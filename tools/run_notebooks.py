@@ -1,7 +1,9 @@
 """Runs the notebooks in order and keeps what they showed: `python -m tools.run_notebooks`.
 
 Each notebook runs from its first cell in a fresh kernel of this Python. A notebook that is complete
-is not run again unless something it depends on has changed. With `--in-place`, the outputs are also
+is not run again unless something it depends on, or a file that it wrote, has changed. Runs that
+share a data set and an encoder each run notebooks 01 to 03, whose charts are the run's own, and
+take the features that are there. With `--in-place`, the outputs are also
 written back into the notebooks folder, which is how the committed notebooks are made.
 """
 
@@ -276,7 +278,7 @@ def _why_to_run(
 ) -> str | None:
     """Why a notebook must run, or None: it ran from these sources and its files are unchanged."""
     if entry is None:
-        return "it has no result yet, or an earlier one ran"
+        return "it has not finished yet, or an earlier one ran"
     if entry["fingerprint"] != fingerprint:
         return "settings or sources have changed"
     if not _executed_file(settings, name).exists():

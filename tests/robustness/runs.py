@@ -1,14 +1,20 @@
 """Two runs at once, and a disk that fills up. What kills do is in `report/kill_resume.json`."""
 
+import contextlib
 import errno
+import io
 import os
 import re
 import signal
 from pathlib import Path
+from unittest.mock import patch
+
+import nbformat
 
 from tests.robustness import row
 from tests.test_lock import Holder
 from tests.test_summary import METRICS
+from tools import run_notebooks
 from tools.summary import summary
 from utils.machinery import lock
 from utils.machinery.errors import CaptionProjectError
@@ -86,3 +92,44 @@ def _(folder: Path, content: bytes | None) -> str:
         record_files("notebook 05_evaluate_captions", settings.metrics_file)
         settings.metrics_file.write_bytes(content)
     return summary(settings)
+
+
+def run_notebook_that_scores(folder: Path) -> str:
+    """Brings a notebook that writes scores up to date, without a kernel; returns what is told."""
+    settings = Settings(runs=folder / "runs")
+
+    def execute(*_) -> None:
+        write_json(settings.metrics_file, METRICS)
+
+    with (
+        patch.object(run_notebooks, "_execute", execute),
+        contextlib.redirect_stdout(io.StringIO()) as shown,
+    ):
+        run_notebooks.run_all(settings, folder)
+    return re.sub(r"\d+ s$", "<some> s", shown.getvalue().strip().splitlines()[0])
+
+
+@row("Results", "scores edited, then `make run`", "metrics_file", b'{"scores": []}')
+@row("Results", "scores deleted, then `make run`", "metrics_file", None)
+@row("Results", "the runner's record cut, then `make run`", "completed_file", b'{"format')
+def _(folder: Path, name: str, content: bytes | None) -> str:
+    file = getattr(Settings(runs=folder / "runs"), name)
+    cells = [nbformat.v4.new_code_cell("score()")]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), folder / "05_score.ipynb")
+    run_notebook_that_scores(folder)
+    whole = file.read_bytes()
+    file.unlink()
+    if content is not None:
+        file.write_bytes(content)
+    told = run_notebook_that_scores(folder)
+    assert file.read_bytes() == whole
+    return told
+
+
+@row("Results", "a notebook that is no notebook", ())
+@row("Results", "`--until` another notebook than there is", ("--until", "7"))
+def _(folder: Path, arguments: tuple[str, ...]) -> str:
+    (folder / "01_explore.ipynb").write_text("<<<<<<< HEAD")
+    until = arguments[1] if arguments else None
+    run_notebooks.run_all(Settings(runs=folder / "runs"), folder, until=until)
+    return "run"
