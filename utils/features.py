@@ -101,29 +101,22 @@ class Features:
             reason = self.unreadable.get(missing[0], "it was not in the data set then")
             raise StaleArtefactError(
                 f"{len(missing)} of {len(photos)} photographs have no features, first "
-                f"{missing[0]!r} ({reason}). Leave out what `features.unreadable` lists, or run "
-                f"{MADE_BY} again if the data set has changed."
+                f"{missing[0]!r} ({reason}). Leave them out, or run {MADE_BY} again."
             )
         return np.array([self._row_of[photo] for photo in photos], np.int64)
 
     def of(self, photos: Sequence[str], kind: str | None = None) -> np.ndarray:
-        """Reads the features of `photos` into memory, as the kind that is asked for.
+        """Reads the features of `photos` into memory.
 
-        Args:
-            photos: file names.
-            kind: "pooled", `(n, width)` float32, the mean of spatial features; "spatial",
-                `(n, grid, grid, width)` float16; None takes them as they are.
-
-        Raises:
-            StaleArtefactError: a photograph has no features, or they are of another kind.
+        `kind`: "pooled", `(n, width)` float32, the mean of spatial features; "spatial", `(n, grid,
+        grid, width)` float16; None takes them as they are. Raises `StaleArtefactError` if a
+        photograph has no features, or they are of another kind.
         """
-        rows = self.rows(photos)
-        if kind in (None, self.manifest["kind"]):
+        rows, own = self.rows(photos), self.manifest["kind"]
+        if kind in (None, own):
             return self.array[rows]
         if kind != "pooled":
-            raise StaleArtefactError(
-                f"The features are {self.manifest['kind']}, not {kind}. Run {MADE_BY} again."
-            )
+            raise StaleArtefactError(f"The features are {own}, not {kind}. Run {MADE_BY} again.")
         pooled = np.empty((len(rows), self.array.shape[-1]), np.float32)
         for start in range(0, len(rows), 256):  # all regions as floats would fill the memory
             regions = self.array[rows[start : start + 256]]
@@ -198,21 +191,18 @@ def extract_features(
 def load_features(
     folder: Path, kind: str = "pooled", encoder: str | None = None, mirrored: bool = False
 ) -> Features:
-    """Opens finished features without reading them into memory.
-
-    Arguments are as for `extract_features`, and the name of the encoder that they must come from.
+    """Opens finished features without reading them into memory; arguments as `extract_features`.
 
     Raises:
         MissingStageError: they are not there yet.
-        StaleArtefactError: they come from another encoder, or were changed since.
+        StaleArtefactError: they come from another encoder than `encoder`, or were changed since.
     """
     files = _Files(folder, kind, mirrored)
     manifest = files.read_manifest()
     if encoder is not None and manifest["encoder"] != encoder:
-        raise StaleArtefactError(
-            f"{files.array} comes from the encoder {manifest['encoder']!r}; asked for "
-            f"{encoder!r}. Run {MADE_BY} with ENCODER={encoder}, or set ENCODER back."
-        )
+        finding = f"{files.array} comes from the encoder {manifest['encoder']!r}"
+        remedy = f"Run {MADE_BY} with ENCODER={encoder}, or set ENCODER back."
+        raise StaleArtefactError(f"{finding}; asked for {encoder!r}. {remedy}")
     return Features(files.open(manifest), manifest)
 
 
@@ -224,9 +214,11 @@ def _made_from(
     try:
         hashes = [quick_hash(dataset.photo_path(photo)) for photo in photos]
     except OSError as error:
-        raise UnreadablePhotographError(
-            f"{error.filename} could not be read ({error.strerror}). Check it and run this again."
-        ) from error
+        finding = f"{error.filename} could not be read ({error.strerror})"
+        raise UnreadablePhotographError(f"{finding}. Check it and run this again.") from error
+    row_shape = [width] if kind == "pooled" else [grid, grid, width]
+    if kind == "middle":
+        row_shape = list(encoder.tail.input_shape[1:])
     return {
         "kind": kind,
         "mirrored": mirrored,
@@ -234,11 +226,7 @@ def _made_from(
         "weights": encoder.weights,
         "weights_hash": encoder.weights_hash,
         "image_size": encoder.image_size,
-        "row_shape": {
-            "pooled": [width],
-            "spatial": [grid, grid, width],
-            "middle": list(encoder.tail.input_shape[1:]) if kind == "middle" else None,
-        }[kind],
+        "row_shape": row_shape,
         "dtype": DTYPES[kind],
         "photographs": len(photos),
         "photographs_hash": content_hash([photos, hashes]),
@@ -263,11 +251,9 @@ class _Files:
         return invalid(self.array, finding, f"{self.remedy}{way_back}.")
 
     def read_manifest(self) -> dict[str, Any]:
-        fields = {"format": FORMAT} | dict.fromkeys(
-            ("kind", "encoder", "weights", "weights_hash", "dtype"), str
-        )
-        fields |= {"photos": list, "shape": list, "unreadable": dict, "array_hash": str}
-        fields |= {"image_size": int, "photographs": int, "seconds": float}
+        names = ("kind", "encoder", "weights", "weights_hash", "dtype", "array_hash")
+        fields = {"format": FORMAT, **dict.fromkeys(names, str), "photos": list, "shape": list}
+        fields |= {"unreadable": dict, "image_size": int, "photographs": int, "seconds": float}
         manifest = read_json(require(self.manifest, MADE_BY), f"{self.remedy}.", fields)
         if manifest.get("hash") != _manifest_hash(manifest):
             raise self.stale(f"{self.manifest.name} was changed since {MADE_BY} wrote it")
@@ -414,15 +400,14 @@ def _read_ahead(
         except PhotographError as error:
             return error
 
-    pool = ThreadPoolExecutor(max_workers=os.cpu_count())
+    pool, ahead = ThreadPoolExecutor(max_workers=os.cpu_count()), deque()
     try:
-        ahead = deque()
         for start in range(0, len(paths), batch_size):
             ahead.append([pool.submit(read, path) for path in paths[start : start + batch_size]])
             if len(ahead) > _READ_AHEAD:
                 yield [future.result() for future in ahead.popleft()]
-        while ahead:
-            yield [future.result() for future in ahead.popleft()]
+        for futures in ahead:
+            yield [future.result() for future in futures]
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -432,24 +417,21 @@ def _rows(
 ) -> np.ndarray:
     if made_from["mirrored"]:
         pixels = pixels[:, :, ::-1]
-    method = {"pooled": "encode", "spatial": "encode_spatial", "middle": "encode_middle"}
-    encode = getattr(encoder, method[made_from["kind"]])
+    kind = made_from["kind"]
+    encode = encoder.encode if kind == "pooled" else getattr(encoder, f"encode_{kind}")
     features = encode(pixels, batch_size)
     with np.errstate(over="ignore"):  # reported below, and for NaN too
         rows = np.ascontiguousarray(features, made_from["dtype"])
     if not (np.isfinite(rows).all() and rows.reshape(len(rows), -1).any(axis=1).all()):
         raise EncoderError(
             f"{encoder.name} gives features that are all zero, or no finite {made_from['dtype']} "
-            f"numbers (the largest is {np.abs(features).max():.4g}). Check its weights; for those "
-            'of an untrained encoder, take kind="pooled".'
+            f"numbers (the largest is {np.abs(features).max():.4g}). Check its weights."
         )
     return rows
 
 
 def _refuse_too_many(unreadable: dict[str, str], photographs: int) -> None:
     if len(unreadable) > _MOST_UNREADABLE * photographs:
-        raise DatasetError(
-            f"{len(unreadable)} of {photographs} photographs can't be read, as in a broken copy of "
-            "the data set. Copy or download it again. The first ones: "
-            f"{' '.join(list(unreadable.values())[:3])}"
-        )
+        finding = f"{len(unreadable)} of {photographs} can't be read, as in a broken copy"
+        first = " ".join([*unreadable.values()][:3])
+        raise DatasetError(f"{finding}. Copy the data set again. The first ones: {first}")

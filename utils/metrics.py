@@ -124,10 +124,8 @@ def rouge_l(candidates: Sequence[Tokens], references: Sequence[Sequence[Tokens]]
             length / max(len(reference), 1)
             for length, reference in zip(common, own_references, strict=True)
         )
-        if precision and recall:
-            scores.append((1 + beta**2) * precision * recall / (recall + beta**2 * precision))
-        else:
-            scores.append(0.0)
+        both = recall + beta**2 * precision
+        scores.append((1 + beta**2) * precision * recall / both if precision and recall else 0.0)
     return 100 * float(np.mean(scores))
 
 
@@ -168,10 +166,8 @@ class Cider:
     def scores(self, candidates: Sequence[Tokens]) -> np.ndarray:
         """Score of each candidate against the references in the same place, `(n,)`, x100."""
         if len(candidates) != len(self._references):
-            raise ValueError(
-                f"There are {len(candidates)} captions for {len(self._references)} photographs; "
-                "expected one each."
-            )
+            finding = f"{len(candidates)} captions for {len(self._references)} photographs"
+            raise ValueError(f"There are {finding}; expected one each.")
         return 100 * np.array([self.score(tokens, row) for row, tokens in enumerate(candidates)])
 
     def score(self, tokens: Tokens, row: int) -> float:
@@ -227,17 +223,13 @@ class Scorer:
     def __call__(self, captions: Sequence[str]) -> dict[str, float]:
         """Scores captions: {"BLEU-1", …, "BLEU-4", "ROUGE-L", "CIDEr"}, each x100."""
         if len(captions) != len(self.references) or not captions:
-            raise ValueError(
-                f"There are {len(captions)} captions and references for {len(self.references)} "
-                "photographs; expected the same number, at least one."
-            )
+            finding = f"{len(captions)} captions and references for {len(self.references)}"
+            raise ValueError(f"There are {finding} photographs; expected the same number, not 0.")
         candidates = [tokenize(caption) for caption in captions]
-        orders = enumerate(bleu(candidates, self.references), start=1)
-        return {
-            **{f"BLEU-{order}": score for order, score in orders},
-            "ROUGE-L": rouge_l(candidates, self.references),
-            "CIDEr": float(self.cider.scores(candidates).mean()),
-        }
+        names = [f"BLEU-{order}" for order in range(1, MAX_ORDER + 1)]
+        scores = dict(zip(names, bleu(candidates, self.references), strict=True))
+        scores["ROUGE-L"] = rouge_l(candidates, self.references)
+        return scores | {"CIDEr": float(self.cider.scores(candidates).mean())}
 
 
 def score_captions(captions: Sequence[str], references: Sequence[Sequence[str]]) -> dict:
@@ -246,20 +238,18 @@ def score_captions(captions: Sequence[str], references: Sequence[Sequence[str]])
 
 
 def meteor(captions: Sequence[str], references: Sequence[Sequence[str]]) -> float | None:
-    """METEOR 1.5 of a corpus, x100, by its authors' Java program.
+    """METEOR 1.5 of a corpus, x100, by its authors' Java program; NLTK computes something else.
 
-    Returns:
-        The score, or None where Java or the package `pycocoevalcap`, which carries the program, is
-        not installed. NLTK's function of the same name computes something else.
+    Returns None without Java or the package `pycocoevalcap`, which carries the program.
     """
     scorer = _java_meteor()
     if scorer is None:
         return None
-    candidates = {place: [" ".join(tokenize(text))] for place, text in enumerate(captions)}
-    grouped = {
-        place: [" ".join(tokenize(text)) for text in group]
-        for place, group in enumerate(references)
-    }
+    groups = ([[text] for text in captions], references)
+    candidates, grouped = (
+        {place: [" ".join(tokenize(text)) for text in group] for place, group in enumerate(each)}
+        for each in groups
+    )
     return 100 * scorer.compute_score(grouped, candidates)[0]
 
 
@@ -307,9 +297,8 @@ def leave_one_out(
         ValueError: no photograph has two captions.
     """
     tokens = [[tokenize(caption) for caption in group] for group in references]
-    written = tokens
-    if rewrite is not None:
-        written = [[tokenize(rewrite(caption)) for caption in group] for group in references]
+    rewrite = rewrite or str
+    written = [[tokenize(rewrite(caption)) for caption in group] for group in references]
     rounds, rouge_of = [], []
     for held_out in range(max(map(len, tokens), default=0)):
         photos = [row for row, group in enumerate(tokens) if len(group) > max(held_out, 1)]
@@ -323,7 +312,7 @@ def leave_one_out(
         cider = Cider(others).scores(candidates)
         rounds.append([orders[0], orders[-1], np.mean(rouge), cider.mean()])
     if not rounds:
-        raise ValueError("No photograph has two captions; expected at least one that has.")
+        raise ValueError("No photograph has two captions; expected at least one.")
     names = ["BLEU-1", "BLEU-4", "ROUGE-L", "CIDEr"]
     scores = dict(zip(names, np.mean(rounds, axis=0).tolist(), strict=True))
     by_photo = pd.DataFrame(rouge_of, columns=["photo", "rouge"]).groupby("photo")["rouge"].mean()
