@@ -77,12 +77,8 @@ class Encoder:
     def encode(self, pixels: np.ndarray, batch_size: int = 32) -> np.ndarray:
         """Computes one feature vector per photograph, averaged over the regions of the grid.
 
-        Args:
-            pixels: (n, image_size, image_size, 3) RGB in [0, 255], uint8 or floating point.
-            batch_size: photographs that go through the CNN at once.
-
-        Returns:
-            (n, width) float32.
+        Takes `(n, image_size, image_size, 3)` RGB in [0, 255], uint8 or floating point, so many
+        through the CNN at once; returns `(n, width)` float32.
 
         Raises:
             PhotographError: shape or range is not as above.
@@ -147,10 +143,8 @@ class Encoder:
             return
         lowest, highest = pixels.min(), pixels.max()
         if not (lowest >= 0 and 1 < highest <= 255):
-            raise PhotographError(
-                f"Pixels range from {lowest:.4g} to {highest:.4g}; expected [0, 255]. Pass them as "
-                "they were read: preprocessing is done here."
-            )
+            finding = f"Pixels range from {lowest:.4g} to {highest:.4g}; expected [0, 255]"
+            raise PhotographError(f"{finding}. Pass them as read: preprocessing is done here.")
 
 
 def load_encoder(name: str, weights: str | Path = "imagenet", seed: int = 42) -> Encoder:
@@ -176,9 +170,8 @@ def load_encoder(name: str, weights: str | Path = "imagenet", seed: int = 42) ->
     else:
         path = Path(weights).expanduser()
         if not path.is_file():
-            raise EncoderError(
-                f"The weights {path} are no such file. Give a weights file of {name}, or imagenet."
-            )
+            remedy = f"Give a weights file of {name}, or imagenet."
+            raise EncoderError(f"The weights {path} are no such file. {remedy}")
         cnn, provenance = spec.build(None), f"file {path.name}"
         _load_file(cnn, name, path)
     cnn.trainable = False
@@ -246,8 +239,7 @@ def _load_file(cnn: keras.Model, name: str, path: Path) -> None:
     if reason:
         raise EncoderError(
             f"{path} ({path.stat().st_size:,} bytes) doesn't fit: {name} without classifier has "
-            f"{len(cnn.weights)} arrays with {cnn.count_params():,} numbers ({reason}). Give a "
-            "complete weights file of this encoder."
+            f"{len(cnn.weights)} arrays with {cnn.count_params():,} numbers ({reason})."
         )
 
 

@@ -43,12 +43,10 @@ def choose_search(
 
     Args:
         decoders: one, or several that share the vocabulary and say each word together.
-        vocabulary: theirs.
         features: what they read, as `Searcher.search` takes it.
         references: raw captions of the same photographs.
         beams, length_penalties: to choose from; greedy search has no use for a penalty.
         consensus: tried as well, in several inverse temperatures; None: not.
-        progress: whether to draw a progress bar.
 
     Returns:
         Best CIDEr first. Columns `beam`, `length_penalty`, `inverse_temperature` (NaN without a
@@ -93,12 +91,10 @@ def evaluate_system(
     """Chooses the search of a decoder, or of several together, on dev, and scores test with it.
 
     Args:
-        name: of the row.
         decoders, vocabulary, consensus, options: as `choose_search` takes them.
         dev, test: the split with each kind of features that the decoders read ("pooled").
         seed: of the resamples behind the intervals.
-        kinds: which features each decoder reads, where these aren't its decoder's kind: those of a
-            fine-tuned CNN.
+        kinds: which features each decoder reads, where these are those of a fine-tuned CNN.
 
     Returns:
         A row of `comparison.json`: name, kinds and weights of the decoders, the chosen search, the
@@ -208,13 +204,7 @@ def describe_captions(
     training: Iterable[Sequence[str]],
     vocabulary: Vocabulary,
 ) -> dict[str, float]:
-    """Counts what shows whether a decoder speaks freely or by heart.
-
-    Args:
-        captions, references: of the same photographs.
-        training: raw captions that the decoder was trained on, by photograph.
-        vocabulary: the decoder's.
-    """
+    """Counts what shows whether a decoder speaks freely or repeats its `training` captions."""
     words = [tokenize(caption) for caption in captions]
     human = [len(tokenize(caption)) for caption in chain.from_iterable(references)]
     known = {tuple(tokenize(caption)) for caption in chain.from_iterable(training)}

@@ -69,19 +69,15 @@ def download(url: str, target: Path | str) -> Path:
         if is_zip and not zipfile.is_zipfile(part):
             part.unlink()
             memo_file.unlink()
-            raise DownloadError(
-                f"What {url} sent is no whole zip archive, it begins with {begins!r}. Open the "
-                "address in a browser to see what is there now."
-            )
+            finding = f"What {url} sent is no whole zip archive, it begins with {begins!r}"
+            raise DownloadError(f"{finding}. Open the address in a browser to see what is there.")
         part.replace(target)
         memo_file.unlink()
     except DownloadError:
         raise
     except OSError as error:
-        raise DownloadError(
-            f"{target} can't be written: {error.strerror or error}. What came so far is kept in "
-            f"{part.name}; make room and run this again."
-        ) from error
+        finding = f"{target} can't be written: {error.strerror or error}"
+        raise DownloadError(f"{finding}. Make room and run this again.") from error
     return target
 
 
@@ -95,9 +91,8 @@ def _fetch_with_patience(url: str, part: Path, memo_file: Path) -> None:
             longest = max(longest, _length(part))
             if failures == ATTEMPTS:
                 raise DownloadError(
-                    f"{url} could not be downloaded: {interruption} ({ATTEMPTS} attempts in a "
-                    f"row). {longest:,} bytes have come so far. Check the network and run this "
-                    "again: it goes on where it stopped."
+                    f"{url} could not be downloaded: {interruption}. {longest:,} bytes have come "
+                    "so far. Check the network and run this again: it goes on where it stopped."
                 ) from interruption
             time.sleep(PAUSE * 2 ** (failures - 1))
 
@@ -127,10 +122,8 @@ def _fetch(url: str, part: Path, memo_file: Path) -> None:
         most = LIMIT if length is None else length
         room = min(LIMIT, offset + shutil.disk_usage(part.parent).free)
         if length is not None and length > room:
-            raise DownloadError(
-                f"{url} has {length:,} bytes, and there is room for {room:,} in {part.parent}. "
-                "Make room and run this again; what has come so far is kept."
-            )
+            finding = f"{url} has {length:,} bytes, and there is room for {room:,} in {part.parent}"
+            raise DownloadError(f"{finding}. Make room and run this again.")
         if offset == 0:
             # In this order, so that a kill in between never leaves old bytes with a new memo.
             part.unlink(missing_ok=True)
@@ -143,9 +136,7 @@ def _fetch(url: str, part: Path, memo_file: Path) -> None:
                 bar.update(len(block))
     if written > most:
         part.unlink()
-        raise DownloadError(
-            f"{url} sent more than {most:,} bytes, and did not end there. Place the file by hand."
-        )
+        raise DownloadError(f"{url} sent more than {most:,} bytes. Place the file by hand.")
     if length is not None and written != length:
         raise _Interrupted(f"the connection ended at byte {written:,} of {length:,}")
 
@@ -159,10 +150,8 @@ def _open(url: str, headers: dict[str, str], part: Path) -> HTTPResponse:
             part.unlink(missing_ok=True)
         if error.code in TEMPORARY or error.code == 416:
             raise _Interrupted(f"the server answers {error.code} {error.reason}") from error
-        raise DownloadError(
-            f"{url} could not be downloaded: the server answers {error.code} {error.reason}. Get "
-            "the file elsewhere and place it by hand."
-        ) from error
+        finding = f"{url} could not be downloaded: the server answers {error.code} {error.reason}"
+        raise DownloadError(f"{finding}. Get it elsewhere and place it by hand.") from error
     except (OSError, HTTPException) as error:
         raise _Interrupted(f"no connection ({getattr(error, 'reason', error)})") from error
 
@@ -212,9 +201,7 @@ def unpack(archive: Path | str, folder: Path | str, *, limit: int = LIMIT) -> Pa
     """
     archive, folder = Path(archive), Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise DownloadError(
-            f"{folder} already has something in it; expected a new or empty folder."
-        )
+        raise DownloadError(f"{folder} already has something in it; expected an empty folder.")
     # Hidden and with an ending of our own, so that it is nobody else's folder.
     part = folder.with_name(f".{folder.name}-{os.getpid()}.unpacking")
     try:
@@ -226,12 +213,11 @@ def unpack(archive: Path | str, folder: Path | str, *, limit: int = LIMIT) -> Pa
             total = sum(member.file_size for member, path in members if path)
             if total > limit:
                 raise DownloadError(f"it unpacks to {total:,} bytes, more than {limit:,}")
-            with tqdm(
-                desc=f"unpacking {archive.name}", total=total, unit="B", unit_scale=True
-            ) as progress:
+            name = f"unpacking {archive.name}"
+            with tqdm(desc=name, total=total, unit="B", unit_scale=True) as bar:
                 for member, path in members:
                     if path:
-                        _extract(opened, member, part / path, progress)
+                        _extract(opened, member, part / path, bar)
         if folder.exists():
             folder.rmdir()  # Windows doesn't rename onto an empty folder
         part.rename(folder)
@@ -241,9 +227,7 @@ def unpack(archive: Path | str, folder: Path | str, *, limit: int = LIMIT) -> Pa
         remedy = "Make room if the disk is full; else delete the archive and fetch it again"
         if isinstance(error, DownloadError):  # found here: nobody makes such an archive by mistake
             remedy = "Delete it and get it from a source that you trust"
-        raise DownloadError(
-            f"{archive} can't be unpacked: {reason}. Nothing was left in {folder}. {remedy}."
-        ) from error
+        raise DownloadError(f"{archive} can't be unpacked: {reason}. {remedy}.") from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
     return folder
@@ -263,7 +247,7 @@ def _safe_path(member: zipfile.ZipInfo) -> PurePosixPath | None:
     return None if "__MACOSX" in path.parts or path.name == ".DS_Store" else path
 
 
-def _extract(opened: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path, progress: tqdm) -> None:
+def _extract(opened: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path, bar: tqdm) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     written = 0
     with opened.open(member) as source, path.open("xb") as file:
@@ -272,4 +256,4 @@ def _extract(opened: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path, progr
             if written > member.file_size:  # declared sizes are the sender's word, so count
                 raise DownloadError(f"{member.filename!r} has more bytes than it declares")
             file.write(block)
-            progress.update(len(block))
+            bar.update(len(block))
