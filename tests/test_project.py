@@ -18,6 +18,7 @@ from utils.settings import PROJECT, Settings
 NOTEBOOKS = sorted((PROJECT / "notebooks").glob("*.ipynb"))
 MODULES = sorted((PROJECT / "utils").rglob("*.py"))
 MOST_LINES_OF_A_FUNCTION = 12  # in a notebook; a longer one belongs in utils
+MOST_IMPORTS_OF_A_CELL = 16  # lines; what is needed once is imported where it is needed
 LARGEST_NOTEBOOK = 1_000_000  # bytes; GitHub shows no larger ones
 each_notebook = pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
 
@@ -264,6 +265,84 @@ def test_prose_stands_before_the_code(notebook):
         if kind == "code" and "markdown" not in kinds[max(0, position - 2) : position]
     ]
     assert unexplained == []
+
+
+@each_notebook
+def test_a_solution_is_collapsed_and_follows_a_hint(notebook):
+    cells = nbformat.read(notebook, as_version=4).cells
+    solutions = [at for at, cell in enumerate(cells) if cell.source.startswith("# Solution")]
+    marked = [at for at, cell in enumerate(cells) if "solution" in cell.metadata.get("tags", [])]
+
+    assert marked == solutions
+    assert solutions or notebook.stem.startswith("00")
+    for at in solutions:
+        assert cells[at].metadata["jupyter"]["source_hidden"] is True
+        assert "<details><summary>Hint</summary>" in cells[at - 1].source
+
+
+@each_notebook
+def test_a_cell_imports_little(notebook):
+    lines = [
+        sum(
+            node.end_lineno - node.lineno + 1
+            for node in tree.body
+            if isinstance(node, ast.Import | ast.ImportFrom)
+        )
+        for tree in code_of(notebook)
+    ]
+    assert max(lines) <= MOST_IMPORTS_OF_A_CELL
+
+
+def not_repeatable(tree: ast.Module) -> set[str]:
+    """Names that a cell changes for its second run: it reads one before it binds it anew."""
+    bound, found = set(), set()
+    for statement in tree.body:
+        if isinstance(statement, ast.FunctionDef):
+            bound.add(statement.name)
+            continue
+        nodes = list(ast.walk(statement))
+        names = [node for node in nodes if isinstance(node, ast.Name)]
+        loops = {
+            name.id
+            for node in nodes
+            if isinstance(node, ast.comprehension)
+            for name in ast.walk(node.target)
+            if isinstance(name, ast.Name)
+        }
+        stored = {node.id for node in names if isinstance(node.ctx, ast.Store)} - loops
+        read = {node.id for node in names if isinstance(node.ctx, ast.Load)} - loops
+        if isinstance(statement, ast.Assign):
+            found |= (stored & read) - bound
+        elif isinstance(statement, ast.AugAssign):
+            found |= stored - bound
+        for node in ast.walk(statement):  # what takes from, or adds to, an object of another cell
+            if (
+                isinstance(node, ast.Call)
+                and getattr(node.func, "attr", "") in ("pop", "popitem", "append", "extend")
+                and isinstance(node.func.value, ast.Name)
+            ):
+                found |= {node.func.value.id} - bound - stored
+        bound |= stored
+    return found
+
+
+@each_notebook
+def test_every_cell_can_run_twice(notebook):
+    changed = [not_repeatable(tree) for tree in code_of(notebook)]
+    assert [names for names in changed if names] == []
+
+
+@pytest.mark.parametrize(
+    ("cell", "names"),
+    [
+        ("table = table.drop(columns='a')", {"table"}),
+        ("total += 1", {"total"}),
+        ("best = models.pop('second')", {"models"}),
+        ("rows = []\nrows.append(1)\nrows = rows + rows", set()),
+    ],
+)
+def test_a_cell_that_changes_what_it_reads_is_found(cell, names):
+    assert not_repeatable(ast.parse(cell)) == names
 
 
 def functions(notebook: Path) -> dict[str, int]:

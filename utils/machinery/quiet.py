@@ -1,5 +1,6 @@
 """Keras starts without TensorFlow's lines about CPU and GPU; Ctrl+C ends in one sentence."""
 
+import logging
 import os
 import re
 import sys
@@ -25,6 +26,8 @@ def quiet_start() -> Iterator[None]:
     if "keras" in sys.modules:
         yield
         return
+    # Every searcher compiles a step of its own, and TensorFlow takes that for one traced again.
+    logging.getLogger("tensorflow").addFilter(lambda one: "retracing" not in one.getMessage())
     try:
         terminal = os.dup(2)
     except OSError:  # there is no standard error, in a service for example
