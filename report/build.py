@@ -10,8 +10,10 @@ import random
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 
 import typst
@@ -42,6 +44,7 @@ NEEDED = {
     "comparison.json": "notebook 06",
     "figures/compared_scores.svg": "notebook 06",
     "recipes.json": "report/build.py without --from",
+    "run.json": "report/build.py without --from",
     "examples/examples.json": "report/build.py without --from",
 }
 TIMINGS = "timings.json"
@@ -100,7 +103,7 @@ def publish(settings: Settings, describe: Describe | None = None) -> Path:
 def compile_report(run_folder: Path, target: Path) -> Path:
     """Typesets the report of a run folder, or of what was kept of one, into `target`.
 
-    The same files give the same bytes: the report has no date, and only fonts that Typst brings.
+    The same files give the same bytes: the date is that of the run, and the fonts are Typst's own.
 
     Raises:
         MissingStageError: a file of the run is missing.
@@ -154,14 +157,16 @@ def copy_run(run_folder: Path, folder: Path) -> None:
 
 
 def make_examples(settings: Settings, describe: Describe | None = None) -> None:
-    """Writes pictures that everybody may see, with the model's captions, and the recipes."""
+    """Writes pictures that everybody may see, with the model's captions, recipes and the date."""
     # Imports Keras, which typesetting alone needn't wait for.
+    from utils.decoder import DecoderOptions
+    from utils.self_critical import our_stage
     from utils.training import ORIGINAL, our_recipe
 
     if describe is None:
         from utils.captioner import Captioner
 
-        describe = Captioner.load(settings.run_folder).captions
+        describe = Captioner.load(settings.run_folder, settings.weights).captions
     folder = settings.run_folder / "examples"
     pictures = _sample_pictures(settings) if settings.dataset == "sample" else _free_pictures()
     captions = describe([picture for picture, *_ in pictures])
@@ -177,8 +182,16 @@ def make_examples(settings: Settings, describe: Describe | None = None) -> None:
         examples.append({"file": name, "source": source, "licence": licence, "caption": caption})
     write_json(folder / "examples.json", examples)
     both = (ORIGINAL, our_recipe(settings.dataset, settings.decoder))
-    recipes = {recipe.name: asdict(recipe) for recipe in both}
+    recipes = {
+        recipe.name: asdict(recipe)
+        | {"decoder_options": asdict(DecoderOptions(**recipe.decoder_options))}
+        for recipe in both
+    }
+    recipes["self_critical"] = asdict(our_stage(settings.dataset))
     write_json(settings.run_folder / "recipes.json", recipes)
+    ended = settings.metrics_file.stat().st_mtime if settings.metrics_file.exists() else time.time()
+    date = datetime.fromtimestamp(ended, UTC).date().isoformat()
+    write_json(settings.run_folder / "run.json", {"date": date})
 
 
 def _sample_pictures(settings: Settings) -> list[tuple[Image.Image, str, str]]:
