@@ -92,8 +92,8 @@ def _fetch_with_patience(url: str, part: Path, memo_file: Path) -> None:
             longest = max(longest, _length(part))
             if failures == ATTEMPTS:
                 raise DownloadError(
-                    f"{url} could not be downloaded: {interruption}. {longest:,} bytes have come "
-                    "so far. Check the network and run this again: it goes on where it stopped."
+                    f"{url} could not be downloaded: {interruption} ({ATTEMPTS} attempts). "
+                    f"{longest:,} bytes have come so far. Check the network and run this again: it goes on."
                 ) from interruption
             time.sleep(PAUSE * 2 ** (failures - 1))
 
