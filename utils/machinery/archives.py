@@ -93,7 +93,7 @@ def _fetch_with_patience(url: str, part: Path, memo_file: Path) -> None:
             if failures == ATTEMPTS:
                 raise DownloadError(
                     f"{url} could not be downloaded: {interruption} ({ATTEMPTS} attempts). "
-                    f"{longest:,} bytes have come so far. Check the network and run this again: it goes on."
+                    f"{longest:,} bytes have come so far. Check the network and run this again."
                 ) from interruption
             time.sleep(PAUSE * 2 ** (failures - 1))
 
