@@ -77,7 +77,8 @@ def download(url: str, target: Path | str) -> Path:
         raise
     except OSError as error:
         finding = f"{target} can't be written: {error.strerror or error}"
-        raise DownloadError(f"{finding}. Make room and run this again.") from error
+        remedy = f"What came so far is kept in {part.name}; make room and run this again."
+        raise DownloadError(f"{finding}. {remedy}") from error
     return target
 
 
@@ -91,8 +92,8 @@ def _fetch_with_patience(url: str, part: Path, memo_file: Path) -> None:
             longest = max(longest, _length(part))
             if failures == ATTEMPTS:
                 raise DownloadError(
-                    f"{url} could not be downloaded: {interruption}. {longest:,} bytes have come "
-                    "so far. Check the network and run this again: it goes on where it stopped."
+                    f"{url} could not be downloaded: {interruption} ({ATTEMPTS} attempts). "
+                    f"{longest:,} bytes have come so far. Check the network and run this again."
                 ) from interruption
             time.sleep(PAUSE * 2 ** (failures - 1))
 
@@ -227,7 +228,8 @@ def unpack(archive: Path | str, folder: Path | str, *, limit: int = LIMIT) -> Pa
         remedy = "Make room if the disk is full; else delete the archive and fetch it again"
         if isinstance(error, DownloadError):  # found here: nobody makes such an archive by mistake
             remedy = "Delete it and get it from a source that you trust"
-        raise DownloadError(f"{archive} can't be unpacked: {reason}. {remedy}.") from error
+        finding = f"{archive} can't be unpacked: {reason}. Nothing was left in {folder}"
+        raise DownloadError(f"{finding}. {remedy}.") from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
     return folder
