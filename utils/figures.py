@@ -45,7 +45,7 @@ STYLE = {
     "lines.markersize": 4,
     "hatch.linewidth": 0.7,
 }
-_MOST_BYTES = 400_000  # of a picture: notebooks with a dozen photographs stay below two megabytes
+_MOST_BYTES = 200_000  # of a picture: notebooks with a few photographs stay below a megabyte
 _SMALL = 8  # points: text under photographs
 _MOST_LINES = 20  # under one photograph
 
