@@ -70,7 +70,8 @@ LONGEST_MESSAGE = 2000  # characters
 # record of what ran is damaged, it just runs again.
 RUNS_AGAIN = ("run/completed.json", "run/timings.json")
 NEVER_READ = re.compile(
-    r"json: .*= (?:missing|nan|inf|'deep')$|truncated at [0-8]/10|full of (?:nan|inf)"
+    r"^(?!run/).*json: .*= (?:missing|nan|inf|'deep')$"  # of scores, only what is shown counts
+    r"|truncated at [0-8]/10|full of (?:nan|inf)"
     r"|of type (?:complex64|U3|S3|M8\[s\]|V4)|of objects|: empty|zeros of the same length"
     r"|: missing$|folder$|pipe$|link to|of nothing|a header"
 )
