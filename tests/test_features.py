@@ -377,6 +377,13 @@ def test_missing_features_name_the_notebook_that_makes_them(tmp_path):
         load_features(tmp_path)
 
 
+def test_an_encoder_with_other_weights_than_the_features_is_refused(photos, tmp_path):
+    features = extract_features(SlowEncoder(), photos, tmp_path)
+    features.require_encoder(SlowEncoder())
+    with pytest.raises(StaleArtefactError, match="WEIGHTS"):
+        features.require_encoder(replace(SlowEncoder(), weights_hash="other"))
+
+
 def test_features_of_another_encoder_are_not_loaded_by_mistake(photos, tmp_path):
     extract_features(SlowEncoder(), photos, tmp_path)
     assert load_features(tmp_path, encoder="quarters").reused

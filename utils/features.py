@@ -95,6 +95,15 @@ class Features:
         rows = {photo: row for row, photo in enumerate(self.manifest["photos"])}
         return {photo: rows[photo] for photo in self.photos}
 
+    def require_encoder(self, encoder: "Encoder") -> None:
+        """Raises `StaleArtefactError` if `encoder` is not the one that computed the features."""
+        if encoder.weights_hash != self.manifest["weights_hash"]:
+            raise StaleArtefactError(
+                f"The features come from {self.manifest['encoder']} with {self.manifest['weights']}"
+                f"; the settings give {encoder.name} with {encoder.weights}. Set ENCODER and "
+                f"WEIGHTS back, or run {MADE_BY} with the new ones."
+            )
+
     def rows(self, photos: Sequence[str]) -> np.ndarray:
         """Looks up the rows of `photos`, int64; `StaleArtefactError` names one without features."""
         if missing := [photo for photo in photos if photo not in self._row_of]:
