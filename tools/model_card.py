@@ -1,13 +1,15 @@
-"""A trained captioner for the repository: `make model` after a run, with the settings of the run.
+"""Keeps the captioner of a finished run in `models/<run>/`, with a model card: `make model`.
 
-The run's bundle is copied into `models/<run>/`, matrices in half precision, with a model card. The
-card's dev scores are measured with exactly these files, its test scores are those of the run.
+Matrices are kept in half precision. The card's dev scores are measured with exactly these files;
+its test scores are those of the run.
 """
 
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from string import Template
 
+from tools.markdown import search_words, table
 from utils.captioner import BUNDLE_FILE, DECODER_FILE, Captioner
 from utils.dataset import load_dataset
 from utils.machinery.errors import CaptionProjectError, SettingsError
@@ -18,7 +20,7 @@ from utils.settings import PROJECT, Settings, short_path
 
 MODELS = PROJECT / "models"
 CARD_FILE = "card.json"
-_LARGEST = 20_000_000  # bytes; what everybody downloads who clones the repository
+_LARGEST = 25_000_000  # bytes; what everybody downloads who clones the repository
 _SHOWN = ("BLEU-1", "BLEU-4", "ROUGE-L", "CIDEr")
 
 
@@ -40,7 +42,7 @@ def write_model_card(settings: Settings, folder: Path | None = None) -> Path:
     if size > _LARGEST:
         raise SettingsError(
             f"The bundle in {short_path(folder)} has {size / 1e6:.1f} MB; expected at most "
-            f"{_LARGEST / 1e6:.0f} MB. Ship a smaller decoder."
+            f"{_LARGEST / 1e6:.0f} MB. Take a decoder with fewer units or a smaller vocabulary."
         )
     scores = score_split(Captioner.load(folder, settings.weights), settings, "dev")
     card = {"run": settings.run_name, "dev": scores, "protocol": PROTOCOL}
@@ -60,9 +62,8 @@ def card_text(folder: Path, card: dict, metrics: dict, settings: Settings) -> st
     """Fills the template of a model card: what made it, what it scores, what it can't do."""
     search = SearchSettings(**read_json(folder / BUNDLE_FILE)["search"])
     chosen = [row for row in metrics["scores"] if row["recipe"] == "ours"][-1]
-    rows = [["", *_SHOWN], ["---", *["---:"] * len(_SHOWN)]]
-    for name, scores in (("dev, with these files", card["dev"]), ("test, in the run", chosen)):
-        rows.append([name, *(f"{scores[score]:.1f}" for score in _SHOWN)])
+    measured = {"dev, with these files": card["dev"], "test, in the run": chosen}
+    rows = [[name, *(f"{of[one]:.1f}" for one in _SHOWN)] for name, of in measured.items()]
     counts = metrics["counts"]
     names = ("dataset", "encoder", "decoder", "epochs", "seed")
     chosen_settings = " ".join(f"{name.upper()}={getattr(settings, name)}" for name in names)
@@ -75,23 +76,18 @@ def card_text(folder: Path, card: dict, metrics: dict, settings: Settings) -> st
         vocabulary=f"{counts['vocabulary']:,}",
         recipe="our recipe (notebook 04)"
         + (", with the self-critical stage" if metrics["stage"] == "second stage" else ""),
-        search=f"{search.words}, length penalty {search.length_penalty}"
-        + (
-            f", inverse temperature {search.inverse_temperature}"
-            if search.inverse_temperature
-            else ""
-        ),
+        search=search_words(asdict(search)),
         **{split: f"{count:,}" for split, count in counts["photographs"].items()},
         command=f"make run model {chosen_settings}",
         decoder_hash=file_hash(folder / DECODER_FILE),
         size=f"{(folder / DECODER_FILE).stat().st_size / 1e6:.1f}",
-        scores="\n".join(f"| {' | '.join(row)} |" for row in rows),
+        scores=table(["", *_SHOWN], rows),
         protocol=card["protocol"],
     )
 
 
 def main() -> int:
-    """Ships the run that the environment's settings name."""
+    """Keeps the captioner of the run that the settings name."""
     try:
         folder = write_model_card(Settings.from_environment())
     except CaptionProjectError as error:

@@ -1,22 +1,18 @@
-"""Writes numbers and picture of README.md from report/published/: `python tools/readme.py`.
-
-Between two marks each, the README holds tables of scores, of times and of speed. They are made of
-the files of the published runs and of the benchmark, so that no number in the README is typed in; a
-test compares them.
-"""
+"""Writes the tables and the picture of README.md from the files of the published runs and of the
+benchmark: `python -m tools.readme`. A test compares them, so none of their figures is typed in."""
 
 import re
-import sys
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 
+from tools.markdown import search_words, table
 from utils.figures import photograph_grid, save, use_style
 from utils.machinery.files import read_json, write_text
 from utils.settings import PROJECT
 
 README = PROJECT / "README.md"
-PUBLISHED = PROJECT / "report" / "original"
+PUBLISHED = PROJECT / "report" / "published"
 LITERATURE = PROJECT / "report" / "published_results.json"
 BENCHMARK = PROJECT / "report" / "benchmark.json"
 PICTURE = PROJECT / "report" / "examples.png"
@@ -37,12 +33,12 @@ def update_readme() -> None:
 
 
 def texts() -> dict[str, str]:
-    """What stands in the README between which marks."""
+    """What belongs between which marks of the README."""
     return {"results": results_text(), "times": times_text(), "speed": speed_text()}
 
 
 def between_marks(text: str, mark: str, content: str) -> str:
-    """Replaces what stands between the two comments that begin with `mark` and end it."""
+    """Replaces the text between the comments that open and close `mark`."""
     pattern = rf"(<!-- {mark}:[^>]*-->\n).*?(<!-- end of {mark} -->)"
     replace = re.compile(pattern, re.DOTALL).subn
     changed, count = replace(lambda found: f"{found[1]}{content}\n{found[2]}", text)
@@ -57,40 +53,65 @@ def published_runs() -> list[Path]:
 
 
 def results_text() -> str:
-    """A table for each published run, with how it was measured, and the literature below."""
+    """A table for each published run: how it was measured, its scores, and the literature's."""
     parts = []
     for folder in published_runs():
         metrics = read_json(folder / "metrics.json")
-        encoder = metrics["encoder"]
-        weights = "ImageNet weights" if encoder["trained"] else "untrained"
-        images = metrics["scores"][0]["images"]
-        control = metrics["control"]
-        rows = [[row["name"], *_cells(row)] for row in metrics["scores"]]
-        compared = read_json(folder / "comparison.json")["rows"]
-        rows += [[f"compared: {row['name']}", *_cells(row["test"])] for row in compared]
+        encoder, control = metrics["encoder"], metrics["control"]
+        rows = system_rows(metrics, read_json(folder / "comparison.json")["rows"])
         if metrics["dataset"] == "flickr8k":
-            literature = read_json(LITERATURE)["results"]
-            rows += [[f"*{row['system']}, {row['encoder']}*", *_cells(row)] for row in literature]
+            rows += [
+                [f"*{row['system']}, {row['encoder']}*", _published_search(row), *_cells(row)]
+                for row in read_json(LITERATURE)["results"]
+            ]
         parts.append(
-            f"**{metrics['run']}**: test split of `{metrics['dataset']}`, {images:,} images; "
-            f"encoder {encoder['name']} ({weights}), decoder {metrics['decoder']}, "
+            f"**{metrics['run']}**: test split of `{metrics['dataset']}`, "
+            f"{metrics['scores'][0]['images']:,} photographs; encoder {encoder['name']} "
+            f"({'ImageNet weights' if encoder['trained'] else 'untrained'}), "
             f"{metrics['epochs']} epochs. Protocol: {metrics['protocol']}.\n\n"
-            + _table(["", *SCORES], rows)
-            + "\n\nControl: CIDEr "
-            f"{control['right']:.1f} with the right photographs, {control['shuffled']:.1f} with "
-            "shuffled ones."
+            f"{table(['system', 'search', *SCORES], rows, texts=2)}\n\n"
+            f"Control: CIDEr {control['right']:.1f} with the right photographs, "
+            f"{control['shuffled']:.1f} with shuffled ones."
         )
     return "\n" + "\n\n".join(parts) + "\n"
 
 
+def system_rows(metrics: dict, compared: list[dict]) -> list[list[str]]:
+    """A row for each system and search of a run; those with equal scores share one row.
+
+    Args:
+        metrics: content of `metrics.json`.
+        compared: rows of `comparison.json`.
+    """
+    decoder = metrics["decoder"]
+    names = {"original": "original recipe"}
+    names |= {"first stage": f"{decoder}, first stage", "ours": f"{decoder}, {metrics['stage']}"}
+    found = [(names[row["recipe"]], row, row) for row in metrics["scores"]]
+    for row in compared:
+        alone = row["decoders"] == [row["name"]]
+        found.append((f"{row['name']}, first stage" if alone else row["name"], row, row["test"]))
+    merged: dict[tuple, list[tuple[str, str]]] = {}
+    for name, row, scores in found:
+        merged.setdefault(tuple(_cells(scores)), []).append((name, search_words(row)))
+    rows = []
+    for cells, same in merged.items():
+        name = " = ".join(dict.fromkeys(name for name, _ in same))
+        # Of several descriptions of one search the longest tells most.
+        rows.append([name, max((search for _, search in same), key=len), *cells])
+    return rows
+
+
+def _published_search(row: dict) -> str:
+    return "" if "beam" not in row else "greedy" if row["beam"] == 1 else f"beam {row['beam']}"
+
+
 def times_text() -> str:
-    """Minutes of each notebook and seconds of each epoch, a column for each published run."""
+    """Minutes of each notebook and of an epoch of each stage, a column for each published run."""
     runs = [read_json(folder / "metrics.json") for folder in published_runs()]
     timings = [read_json(folder / "timings.json") for folder in published_runs()]
-    notebooks = sorted(set().union(*timings))
     rows = [
         [name, *(_duration(times[name]) if name in times else "" for times in timings)]
-        for name in notebooks
+        for name in sorted(set().union(*timings))
     ]
     stages = {
         "original": "one epoch, original recipe",
@@ -98,48 +119,47 @@ def times_text() -> str:
         "self_critical": "one epoch, self-critical stage",
     }
     for stage, text in stages.items():
-        seconds = [run["recipes"][stage]["seconds_per_epoch"] for run in runs]
-        rows.append([text, *map(_duration, seconds)])
-    return "\n" + _table(["on two CPU cores", *(run["run"] for run in runs)], rows) + "\n"
+        rows.append(
+            [text, *(_duration(run["recipes"][stage]["seconds_per_epoch"]) for run in runs)]
+        )
+    return f"\n{table(['on two CPU cores', *(run['run'] for run in runs)], rows)}\n"
 
 
 def speed_text() -> str:
-    """What the benchmark compared, and how many times as fast ours was in the same run."""
+    """What the benchmark compared: both sides, and how many times faster ours was."""
     results = read_json(BENCHMARK)
     training, search, extraction = (results[name] for name in ("training", "search", "extraction"))
-    original = "original, by prefixes"
     rows = []
     for name, side in training.items():
         if isinstance(side, dict) and "share_of_peak" in side:
-            old, new = (training[one]["seconds_per_epoch"] for one in (original, name))
+            sides = training["original, by prefixes"], side
+            old, new = (one["seconds_per_epoch"] for one in sides)
             peak = f"{side['share_of_peak']:.0%}"
-            times = _duration(old), _duration(new)
-            rows.append([f"an epoch: {name}", *times, f"{old / new:.1f}x", peak])
+            rows.append(
+                [f"an epoch: {name}", _duration(old), _duration(new), _times(old / new), peak]
+            )
     for beam in (1, 3, 5):
-        one, ours = (search[f"{side}, beam {beam}"] for side in ("one predict a word", "ours"))
-        rows.append([f"captions a second, beam {beam}", *_rates(one, ours), ""])
-    sides = [extraction[name] for name in ("one predict a photograph", "ours")]
+        sides = (search[f"{side}, beam {beam}"] for side in ("one predict a word", "ours"))
+        rows.append([f"captions a second, beam {beam}", *_rates(*sides), ""])
+    sides = (extraction[name] for name in ("one predict a photograph", "ours"))
     rows.append(["photographs a second, extraction", *_rates(*sides), ""])
     share = extraction["ours"]["rate"] / extraction["the CNN alone"]["rate"]
-    head = [
-        f"{results['machine']['cores']} cores, {results['settings']['encoder']}",
-        "original",
-        "ours",
-        "as fast",
-        "of the peak",
-    ]
+    machine = f"{results['machine']['cores']} cores, {results['settings']['encoder']}"
     return (
-        "\n"
-        + _table(head, rows)
-        + "\n\nThe peak is what the same machine multiplies matrices with, in float32. Extraction, "
-        f"which reads the photographs too, reaches {share:.0%} of the CNN alone on pixels in "
-        "memory.\n"
+        f"\n{table([machine, 'original', 'ours', 'ratio', 'of the peak'], rows)}\n\n"
+        "A ratio of 2x means half the time. The peak is the rate at which the same machine "
+        "multiplies float32 matrices. Extraction, which also reads the photographs, reaches "
+        f"{share:.0%} of the CNN alone on pixels in memory.\n"
     )
 
 
-def _rates(published: dict, ours: dict) -> list[str]:
-    old, new = published["rate"], ours["rate"]
-    return [f"{old:,.1f}", f"{new:,.1f}", f"{new / old:,.1f}x"]
+def _rates(original: dict, ours: dict) -> list[str]:
+    old, new = original["rate"], ours["rate"]
+    return [f"{old:,.1f}", f"{new:,.1f}", _times(new / old)]
+
+
+def _times(ratio: float) -> str:
+    return f"{ratio:,.1f}x" if ratio < 100 else f"{ratio:,.0f}x"
 
 
 def draw_examples(folder: Path) -> None:
@@ -161,14 +181,9 @@ def _cells(row: dict) -> list[str]:
     return [f"{row[score]:.1f}" if score in row else "" for score in SCORES]
 
 
-def _table(head: list[str], rows: list[list[str]]) -> str:
-    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
 def _duration(seconds: float) -> str:
     return f"{seconds:.1f} s" if seconds < 60 else f"{seconds / 60:.1f} min"
 
 
 if __name__ == "__main__":
-    sys.exit(update_readme())
+    update_readme()

@@ -1,0 +1,18 @@
+"""What the README and the model cards show in the same way: tables, and how was searched."""
+
+from collections.abc import Iterable, Sequence
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]], texts: int = 1) -> str:
+    """A Markdown table; the first `texts` columns are text, the others right-aligned numbers."""
+    rule = ["---"] * texts + ["---:"] * (len(head) - texts)
+    return "\n".join(f"| {' | '.join(line)} |" for line in (head, rule, *rows))
+
+
+def search_words(row: dict) -> str:
+    """The search that a row was made with: "beam 5, length penalty 0.7"."""
+    beam, temperature = row["beam"], row.get("inverse_temperature")
+    if row.get("consensus") or temperature is not None:
+        words = f"consensus of {beam}, length penalty {row['length_penalty']:g}"
+        return words if temperature is None else f"{words}, inverse temperature {temperature:g}"
+    return "greedy" if beam == 1 else f"beam {beam}, length penalty {row['length_penalty']:g}"
