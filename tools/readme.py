@@ -4,10 +4,8 @@ benchmark: `python -m tools.readme`. A test compares them, so none of their figu
 import re
 from pathlib import Path
 
-import matplotlib.pyplot as plt
-
 from tools.markdown import search_words, table
-from utils.figures import photograph_grid, save, use_style
+from utils.figures import photograph_grid, save_picture, use_style
 from utils.machinery.files import read_json, write_text
 from utils.settings import PROJECT
 
@@ -15,7 +13,7 @@ README = PROJECT / "README.md"
 PUBLISHED = PROJECT / "report" / "published"
 LITERATURE = PROJECT / "report" / "published_results.json"
 BENCHMARK = PROJECT / "report" / "benchmark.json"
-PICTURE = PROJECT / "report" / "examples.png"
+PICTURE = PROJECT / "report" / "examples.jpg"
 SCORES = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "METEOR", "ROUGE-L", "CIDEr")
 PICTURES = 6  # in two rows
 
@@ -173,8 +171,7 @@ def draw_examples(folder: Path) -> None:
         [example["caption"] for example in chosen],
         columns=3,
     )
-    save(figure, PICTURE)
-    plt.close(figure)
+    save_picture(figure, PICTURE)
 
 
 def _cells(row: dict) -> list[str]:
