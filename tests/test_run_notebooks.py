@@ -14,9 +14,11 @@ from pathlib import Path
 import nbformat
 import pytest
 
+from sample import draw_sample
 from tests.test_lock import Holder
 from tools import run_notebooks
 from tools.run_notebooks import run_all
+from utils.dataset import load_dataset
 from utils.machinery.errors import NotebookError
 from utils.machinery.files import read_json, write_json
 from utils.settings import PROJECT, Settings
@@ -268,6 +270,24 @@ def test_an_end_that_is_no_notebook_is_refused(settings, folder, in_this_process
     with pytest.raises(NotebookError, match=r"--until.*01, 02, 03"):
         run_all(settings, folder, until=until)
     assert runs(folder) == []
+
+
+def test_other_data_than_the_results_were_made_from_is_refused(
+    settings, folder, tmp_path, monkeypatch, capsys
+):
+    draw_sample(tmp_path / "data", photographs=16)
+    monkeypatch.setenv("DATA", str(tmp_path / "data"))
+    monkeypatch.setenv("DATASET", "flickr8k")
+    monkeypatch.setattr(run_notebooks, "NOTEBOOKS", folder)
+    write_notebook(folder / "01_first.ipynb", "open('first.txt', 'a').write('run ')")
+    settings = Settings.from_environment()
+    made_from = load_dataset(settings).made_from
+    write_json(settings.dataset_summary_file, {"made_from": made_from})
+    assert run_notebooks.main([]) == 0
+    write_json(settings.dataset_summary_file, {"made_from": made_from | {"captions": "others"}})
+    assert run_notebooks.main([]) == 1
+    assert "other captions" in capsys.readouterr().err
+    assert runs(folder) == [1]
 
 
 def test_what_notebooks_import_of_the_tools_is_watched():

@@ -27,6 +27,7 @@ from nbclient.exceptions import CellExecutionError, DeadKernelError
 from nbconvert import HTMLExporter
 from nbformat import NotebookNode
 
+from utils.dataset import load_dataset, require_same_data
 from utils.machinery.errors import CaptionProjectError, NotebookError
 from utils.machinery.files import (
     RECORD_FILE,
@@ -381,6 +382,8 @@ def main(arguments: list[str] | None = None) -> int:
         settings = Settings.from_environment()
         # Notebooks lock the folders of their own stages, so theirs is another lock than this.
         with only_one_in(settings.run_folder, "running the notebooks"):
+            if settings.dataset_summary_file.exists():  # else "up to date" could be of other data
+                require_same_data(load_dataset(settings), settings.dataset_summary_file)
             run_all(settings, NOTEBOOKS, options.in_place, options.until)
     except CaptionProjectError as error:
         print(f"\n{error}", file=sys.stderr)
