@@ -5,6 +5,7 @@
 
 import os
 import re
+import reprlib
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, replace
@@ -246,7 +247,11 @@ def _read_description(file: Path) -> dict:
     """Reads `captioner.json`; a `StaleArtefactError` says what is wrong with it."""
     description = read_json(file, "Run notebook 05_evaluate_captions, which makes it.", {})
     if (found := description.get("format")) != BUNDLE_FORMAT:
-        raise invalid(file, f"its format is {found!r}, this version reads {BUNDLE_FORMAT}", _REMEDY)
+        raise invalid(
+            file,
+            f"its format is {reprlib.repr(found)}, this version reads {BUNDLE_FORMAT}",
+            _REMEDY,
+        )
     check_fields(description, _FIELDS, file, _REMEDY)
     try:
         if description["search"].keys() != SearchSettings.__dataclass_fields__.keys():
