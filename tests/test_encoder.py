@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from utils import encoder as encoder_module
-from utils.encoder import ENCODERS, load_encoder, load_encoder_for
-from utils.machinery.errors import EncoderError, PhotographError
+from utils.encoder import ENCODERS, add_changes, load_encoder, load_encoder_for, write_changes
+from utils.machinery.errors import EncoderError, PhotographError, StaleArtefactError
 from utils.settings import Settings
 
 SIZE = 96
@@ -75,9 +75,48 @@ def test_preprocessing_is_applied_exactly_once(untrained, name):
 def test_the_table_agrees_with_the_networks(name):
     spec = ENCODERS[name]
     with keras.StatelessScope():  # shapes are enough here: no weights are drawn
-        shape = spec.build(None).output_shape
+        shape = spec.output_of(spec.build(None)).shape
     assert shape[1:] == (spec.grid, spec.grid, spec.width)
     assert callable(spec.preprocess)
+
+
+def test_the_tuned_xception_gives_the_last_two_blocks_side_by_side(untrained):
+    one, both = (
+        untrained(name).encode_spatial(_photos(2)) for name in ("xception", "xception_tuned")
+    )
+    np.testing.assert_array_equal(both[..., 1024:], one)
+    assert both[..., :1024].std() > 0
+
+
+def test_what_fine_tuning_changed_is_added_to_the_weights(tmp_path):
+    cnn = load_encoder("mobilenet_v2", "none").cnn
+    before = [variable.numpy() for variable in cnn.weights]
+    for variable in cnn.weights[-4:-2]:
+        variable.assign(variable.numpy() + 0.01)
+    tuned = cnn.get_weights()
+    write_changes(cnn, before, tmp_path / "changes.npz")
+    cnn.set_weights(before)
+    add_changes(cnn, tmp_path / "changes.npz")
+    for found, expected in zip(cnn.get_weights(), tuned, strict=True):
+        np.testing.assert_allclose(found, expected, atol=1e-4)
+    with np.load(tmp_path / "changes.npz") as arrays:
+        assert len(arrays.files) == 2
+
+
+@pytest.mark.parametrize(
+    "arrays",
+    [
+        {"0": np.zeros(3, np.float16)},
+        {"9999": np.zeros(3, np.float16)},
+        {"-1": np.zeros(1, np.float16)},
+        {"0": np.full((3, 3, 3, 32), np.nan, np.float16)},
+        {"0": np.zeros((3, 3, 3, 32))},
+    ],
+)
+def test_changes_of_another_network_are_refused(untrained, tmp_path, arrays):
+    np.savez(tmp_path / "changes.npz", **arrays)
+    with pytest.raises(StaleArtefactError, match="expected"):
+        add_changes(untrained("mobilenet_v2").cnn, tmp_path / "changes.npz")
 
 
 def test_features_have_the_promised_shapes(untrained):
@@ -140,7 +179,7 @@ def test_pixels_that_were_preprocessed_or_misshapen_are_refused(untrained, spoil
 
 
 def test_an_unknown_encoder_is_named_with_the_known_ones():
-    with pytest.raises(EncoderError, match=r"'alexnet'; expected one of xception, mobilenet_v2"):
+    with pytest.raises(EncoderError, match=r"'alexnet'; expected one of xception, xception_tuned"):
         load_encoder("alexnet")
 
 

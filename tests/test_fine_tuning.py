@@ -3,7 +3,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tools.fine_tuning import FineTuning, fine_tune, fine_tune_run, tuned_features
+from tools.fine_tuning import FineTuning, TwoRates, fine_tune, fine_tune_run, tuned_features
 from utils.batches import CaptionSet
 from utils.captions import Vocabulary
 from utils.decoder import build_decoder, standardise
@@ -40,15 +40,30 @@ def tune(encoder, first, folder):
     middle = encoder.encode_middle(PIXELS).astype("float16")
     captions = CaptionSet(photos, middle, captions, references)
     known = {"vocabulary": VOCABULARY, "training": captions, "dev": captions, "folder": folder}
-    return fine_tune(encoder, first, recipe=RECIPE, tuning=FineTuning(2, 1e-4), **known), middle
+    return fine_tune(
+        encoder, first, recipe=RECIPE, tuning=FineTuning(2, 1e-3, 1e-4), **known
+    ), middle
 
 
-def test_the_last_blocks_go_on_from_where_the_others_end(encoder):
-    middle = encoder.encode_middle(PIXELS)
-    assert middle.shape == (4, 14, 14, 96)
-    np.testing.assert_allclose(
-        tuned_features(encoder.tail, middle, 3), encoder.encode_spatial(PIXELS), atol=1e-3
-    )
+@pytest.mark.parametrize(
+    ("name", "shape"), [("mobilenet_v2", (14, 14, 96)), ("xception_tuned", (19, 19, 728))]
+)
+def test_the_last_blocks_go_on_from_where_the_others_end(name, shape):
+    encoder = load_encoder(name, "none")
+    pixels = np.resize(PIXELS, (2, encoder.image_size, encoder.image_size, 3))
+    middle, spatial = encoder.encode_middle(pixels), encoder.encode_spatial(pixels)
+    assert middle.shape == (2, *shape)
+    scale = np.abs(spatial).max()
+    np.testing.assert_allclose(tuned_features(encoder.tail, middle, 3), spatial, atol=1e-4 * scale)
+
+
+def test_the_cnn_learns_at_its_own_rate_and_without_decay():
+    slow, fast = (keras.Variable([1.0, 1.0], name=name) for name in ("slow", "fast"))
+    optimizer = TwoRates(0.1, weight_decay=0.5, slow=[slow], ratio=0.01)
+    optimizer.build([slow, fast])
+    optimizer.apply([keras.ops.ones(2), keras.ops.ones(2)])
+    np.testing.assert_allclose(slow.numpy(), 1 - 0.1 * 0.01, rtol=1e-5)
+    np.testing.assert_allclose(fast.numpy(), (1 - 0.1 * 0.5) - 0.1, rtol=1e-5)
 
 
 def test_only_the_last_blocks_and_the_decoder_learn_and_their_files_load(encoder, first, tmp_path):

@@ -235,7 +235,15 @@ def train(
 
 
 def prepare_fit(
-    model, recipe, vocabulary, training, dev, epochs: int, done: int, seed: int
+    model,
+    recipe,
+    vocabulary,
+    training,
+    dev,
+    epochs: int,
+    done: int,
+    seed: int,
+    optimizer: Callable = keras.optimizers.AdamW,
 ) -> tuple[int, Callable]:
     """Compiles a model for a recipe; returns what `fit_resumably` asks of `prepare`."""
     options = {"by_photo": recipe.by_photo, "share": share()}
@@ -244,7 +252,7 @@ def prepare_fit(
         vocabulary, batch_size=size, seed=seed, epoch=done, mirrored=mirrored, **options
     )
     dev_batches = dev.batches(vocabulary, batch_size=256, **options)
-    compile_decoder(model, recipe, epochs * len(batches))
+    compile_decoder(model, recipe, epochs * len(batches), optimizer)
 
     def fit(journal):
         model.fit(
@@ -260,13 +268,13 @@ def prepare_fit(
     return len(batches), fit
 
 
-def compile_decoder(model: keras.Model, recipe: Recipe, steps: int) -> None:
+def compile_decoder(
+    model: keras.Model, recipe: Recipe, steps: int, optimizer: Callable = keras.optimizers.AdamW
+) -> None:
     """Gives a decoder the loss and the optimizer of a recipe; `steps` is how many there will be."""
     rate = recipe.learning_rate
     schedule = keras.optimizers.schedules.CosineDecay(rate, steps) if recipe.cosine else rate
-    optimizer = keras.optimizers.AdamW(
-        schedule, weight_decay=recipe.weight_decay, clipnorm=recipe.clip_norm
-    )
+    optimizer = optimizer(schedule, weight_decay=recipe.weight_decay, clipnorm=recipe.clip_norm)
     optimizer.build(model.trainable_variables)  # so that a resumed one can load its state
     model.compile(optimizer, CaptionLoss(recipe.label_smoothing), metrics=[TokenCrossEntropy()])
 
