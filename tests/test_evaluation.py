@@ -7,6 +7,7 @@ import pytest
 from tests.test_training import VOCABULARY, caption_set
 from utils.decoder import build_decoder, standardise
 from utils.evaluation import (
+    SHARES,
     bootstrap_intervals,
     choose_search,
     describe_captions,
@@ -18,7 +19,15 @@ from utils.evaluation import (
     shuffled,
 )
 from utils.metrics import Cider, bleu, score_captions, tokenize
-from utils.search import INVERSE_TEMPERATURES, Consensus, Searcher, SearchSettings, captions_of
+from utils.neighbours import Neighbours
+from utils.search import (
+    INVERSE_TEMPERATURES,
+    WIDE,
+    Consensus,
+    Searcher,
+    SearchSettings,
+    captions_of,
+)
 
 
 @pytest.fixture(scope="module")
@@ -164,6 +173,25 @@ def test_a_system_is_searched_for_a_consensus_where_dev_has_it(decoder, dev):
     searcher = SearchSettings.from_row(row).searcher(decoder, consensus)
     assert captions == captions_of(searcher.best(dev.features), VOCABULARY)
     assert row["dev"] == pytest.approx({name: row["test"][name] for name in row["dev"]})
+
+
+def test_captions_of_neighbours_vote_where_dev_has_it(decoder, dev):
+    """Of photographs that are their own neighbours, nothing can be said that is better."""
+    test = caption_set(3, 5)
+    known = {"beams": (), "consensus": Consensus.of(dev.tokens, VOCABULARY), "progress": False}
+    systems = ("mine", [decoder], VOCABULARY, {"pooled": dev}, {"pooled": test})
+    alone, _ = evaluate_system(*systems, **known)
+    row, captions = evaluate_system(*systems, neighbours=Neighbours(dev, VOCABULARY), **known)
+    assert alone["voters"] == 0
+    assert row["voters"] in SHARES[1:]
+    assert row["dev"]["CIDEr"] > alone["dev"]["CIDEr"]
+    found = Searcher(decoder, *WIDE).search(test.features)
+    voters = Neighbours(dev, VOCABULARY).voters(test.features)
+    ranked = [
+        known["consensus"].rankings(group, [row["inverse_temperature"]], own, [row["voters"]])[0]
+        for group, own in zip(found, voters, strict=True)
+    ]
+    assert captions == captions_of([group[0] for group in ranked], VOCABULARY)
 
 
 def test_a_decoder_can_read_features_of_another_cnn(decoder, dev):

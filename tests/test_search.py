@@ -21,6 +21,7 @@ from utils.search import (
     Hypothesis,
     Searcher,
     SearchSettings,
+    Voters,
     captions_of,
 )
 
@@ -492,12 +493,24 @@ def test_agreement_is_the_cider_that_captions_are_scored_by(texts):
     hypotheses = [hypothesis(text) for text in texts]
     token_ids = [one.token_ids for one in hypotheses]
     encoded = [[KNOWN.encode(one)[1:-1] for one in group] for group in TRAINED_ON]
-    found = consensus.similarities(hypotheses)
+    found = consensus.similarities(token_ids)
+    among_others = consensus.similarities(token_ids[:2], token_ids)
+    np.testing.assert_allclose(among_others, found[:2], atol=1e-9)
     for row, candidate in enumerate(token_ids):
         for column, reference in enumerate(token_ids):
             scorer = Cider(encoded)
             scorer._references = [[scorer._vector(all_ngrams(reference))]]
             assert found[row, column] == pytest.approx(scorer.score(candidate, 0), abs=1e-9)
+
+
+def test_voters_can_outvote_the_hypotheses():
+    consensus = Consensus.of(TRAINED_ON, KNOWN)
+    group = [hypothesis(" ".join(texts[0])) for texts in TRAINED_ON[:3]]
+    wanted = consensus.rank(group, 0)[-1]
+    voters = Voters([wanted.token_ids], np.ones(1))
+    alone, outvoted = consensus.rankings(group, [0], voters, [0.0, 100.0])
+    assert alone == consensus.rank(group, 0)
+    assert outvoted[0] == wanted != alone[0]
 
 
 @settings(max_examples=30)

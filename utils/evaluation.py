@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import chain
+from itertools import chain, product
 
 import keras
 import numpy as np
@@ -13,6 +13,7 @@ from utils.batches import CaptionSet
 from utils.captions import Vocabulary
 from utils.decoder import decoder_kind
 from utils.metrics import Scorer, bleu_counts, bleu_of_counts, meteor, score_captions, tokenize
+from utils.neighbours import Neighbours
 from utils.search import (
     INVERSE_TEMPERATURES,
     WIDE,
@@ -22,10 +23,12 @@ from utils.search import (
     Hypothesis,
     Searcher,
     SearchSettings,
+    Voters,
     captions_of,
 )
 
 BEAMS, LENGTH_PENALTIES = (1, 3, 5), (0.5, 0.7, 1.0, 1.3)  # what a search is chosen from
+SHARES = (0.0, 4.0, 8.0, 16.0)  # of the neighbours' captions in a consensus
 
 
 def choose_search(
@@ -37,6 +40,7 @@ def choose_search(
     beams: Sequence[int] = BEAMS,
     length_penalties: Sequence[float] = LENGTH_PENALTIES,
     consensus: Consensus | None = None,
+    voters: Sequence[Voters] | None = None,
     progress: bool = True,
 ) -> pd.DataFrame:
     """Scores the captions that every search finds on a split, which is to be dev.
@@ -47,11 +51,12 @@ def choose_search(
         references: raw captions of the same photographs.
         beams, length_penalties: to choose from; greedy search has no use for a penalty.
         consensus: tried as well, in several inverse temperatures; None: not.
+        voters: of each photograph, from `Neighbours`; tried in the consensus with several shares.
 
     Returns:
         Best CIDEr first. Columns `beam`, `length_penalty`, `inverse_temperature` (NaN without a
-        consensus), the scores, x100, and the `seconds` of the search, which all penalties of a beam
-        share.
+        consensus), `voters` (their share), the scores, x100, and the `seconds` of the search, which
+        all penalties of a beam share.
     """
     searches = []
     total = len(references) * (len(beams) + (consensus is not None))
@@ -61,17 +66,22 @@ def choose_search(
             found = Searcher(decoders, beam).best_by_penalty(features, penalties, bar)
             seconds = time.perf_counter() - begun
             for penalty, best in zip(penalties, found, strict=True):
-                searches.append((beam, penalty, np.nan, best, seconds))
+                searches.append((beam, penalty, np.nan, 0.0, best, seconds))
         if consensus is not None:
             begun, found = time.perf_counter(), Searcher(decoders, *WIDE).search(features, bar)
-            ranked = [consensus.rankings(group, INVERSE_TEMPERATURES) for group in found]
+            shares = (0.0,) if voters is None else SHARES
+            ranked = [
+                consensus.rankings(group, INVERSE_TEMPERATURES, own, shares)
+                for group, own in zip(found, voters or [None] * len(found), strict=True)
+            ]
             seconds = time.perf_counter() - begun
-            for place, temperature in enumerate(INVERSE_TEMPERATURES):
+            for place, weighing in enumerate(product(INVERSE_TEMPERATURES, shares)):
                 best = [groups[place][0] for groups in ranked]
-                searches.append((*WIDE[:2], temperature, best, seconds))
+                searches.append((*WIDE[:2], *weighing, best, seconds))
     scorer, rows = Scorer(references), []
-    for beam, penalty, temperature, best, seconds in searches:
-        row = {"beam": beam, "length_penalty": penalty, "inverse_temperature": temperature}
+    for beam, penalty, temperature, share, best, seconds in searches:
+        row = {"beam": beam, "length_penalty": penalty}
+        row |= {"inverse_temperature": temperature, "voters": share}
         rows.append({**row, **scorer(captions_of(best, vocabulary)), "seconds": seconds})
     return pd.DataFrame(rows).sort_values("CIDEr", ascending=False, ignore_index=True)
 
@@ -86,6 +96,7 @@ def evaluate_system(
     seed: int = 42,
     kinds: Sequence[str] | None = None,
     consensus: Consensus | None = None,
+    neighbours: Neighbours | None = None,
     **options,
 ) -> tuple[dict, list[str]]:
     """Chooses the search of a decoder, or of several together, on dev, and scores test with it.
@@ -95,6 +106,8 @@ def evaluate_system(
         dev, test: the split with each kind of features that the decoders read ("pooled").
         seed: of the resamples behind the intervals.
         kinds: which features each decoder reads, where these are those of a fine-tuned CNN.
+        neighbours: whose captions vote in the consensus, if dev says so; they go by the pooled
+            features.
 
     Returns:
         A row of `comparison.json`: name, kinds and weights of the decoders, the chosen search, the
@@ -106,10 +119,22 @@ def evaluate_system(
         arrays = [split[kind].features for kind in kinds]
         return arrays if len(arrays) > 1 else arrays[0]
 
-    known = (decoders, vocabulary, features_of(dev), dev[kinds[0]].references)
-    chosen = choose_search(*known, consensus=consensus, **options).iloc[0]
-    search = SearchSettings.from_row(chosen)
-    best = search.searcher(decoders, consensus).best(features_of(test))
+    splits = {"dev": dev, "test": test}
+    of_dev = decoders, vocabulary, features_of(dev), dev[kinds[0]].references
+    voters_of = {}
+    if neighbours is not None:
+        voters_of = {name: neighbours.voters(of["pooled"].features) for name, of in splits.items()}
+    known = {"consensus": consensus, "voters": voters_of.get("dev")}
+    chosen = choose_search(*of_dev, **known, **options).iloc[0]
+    search, share = SearchSettings.from_row(chosen), float(chosen["voters"])
+    if share:
+        groups = Searcher(decoders, *WIDE).search(features_of(test))
+        best = [
+            consensus.rankings(group, [search.inverse_temperature], own, [share])[0][0]
+            for group, own in zip(groups, voters_of["test"], strict=True)
+        ]
+    else:
+        best = search.searcher(decoders, consensus).best(features_of(test))
     captions, references = captions_of(best, vocabulary), test[kinds[0]].references
     row = {
         "name": name,
@@ -118,7 +143,8 @@ def evaluate_system(
         "beam": search.beam,
         "length_penalty": search.length_penalty,
         "inverse_temperature": search.inverse_temperature,
-        "dev": {score: float(chosen[score]) for score in chosen.index[3:-1]},
+        "voters": share,
+        "dev": {score: float(chosen[score]) for score in chosen.index[4:-1]},
         "test": _all_scores(captions, references),
         "intervals": bootstrap_intervals(captions, references, seed=seed),
     }

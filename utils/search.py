@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import chain
+from itertools import chain, product
 from pathlib import Path
 
 import keras
@@ -24,6 +24,7 @@ MAX_TOKENS = 30  # longer captions are one in a thousand on Flickr8k
 _NEVER = -1e9  # log-probability of what must not be chosen; finite, so that sums stay finite
 
 Decoders = keras.Model | Sequence[keras.Model]  # one, or several that say each word together
+TokenIds = tuple[int, ...]  # of a caption
 Features = np.ndarray | Sequence[np.ndarray]  # `(n, …)`, of each decoder an array
 
 # One step of the decoders
@@ -378,6 +379,14 @@ _ABSENT = -1  # fills up the rows of shorter n-grams in the file
 _MOST_BYTES = 1 << 28  # of a consensus file's arrays; Flickr8k's have 3 MB
 
 
+@dataclass(frozen=True)
+class Voters:
+    """Captions that vote on the hypotheses of a photograph, though no decoder wrote them."""
+
+    captions: Sequence[TokenIds]  # without START and END
+    weights: np.ndarray  # `(captions,)`, 1 in all
+
+
 class Consensus:
     """Ranks hypotheses by how much the others agree with them.
 
@@ -406,40 +415,61 @@ class Consensus:
         """
         return self.rankings(group, [inverse_temperature])[0]
 
-    def rankings(self, group: Sequence[Hypothesis], inverse_temperatures: Sequence[float]):
-        """What `rank` returns with each of the temperatures; compares the hypotheses once."""
-        if len(group) < 3:  # two agree with each other as much
+    def rankings(
+        self,
+        group: Sequence[Hypothesis],
+        inverse_temperatures: Sequence[float],
+        voters: Voters | None = None,
+        shares: Sequence[float] = (0.0,),
+    ) -> list[list[Hypothesis]]:
+        """What `rank` returns with each of the temperatures; compares the hypotheses once.
+
+        With `voters`, for each temperature it returns a ranking for each of `shares`: how much all
+        voters together count, where all hypotheses together count 1.
+        """
+        if len(group) < 3 and voters is None:  # two agree with each other as much
             return [list(group) for _ in inverse_temperatures]
+        captions = [hypothesis.token_ids for hypothesis in group]
         totals = np.array([hypothesis.log_probability for hypothesis in group])
-        similarities, ranked = self.similarities(group), []
-        for inverse_temperature in inverse_temperatures:
+        similarities, voted, ranked = self.similarities(captions), np.zeros(len(group)), []
+        if voters is not None:
+            voted = self.similarities(captions, voters.captions) @ voters.weights
+        for inverse_temperature, share in product(inverse_temperatures, shares):
             weights = np.exp(inverse_temperature * (totals - totals.max()))
-            agreement = similarities @ (weights / weights.sum())
+            agreement = similarities @ (weights / weights.sum()) + share * voted
             ranked.append([group[place] for place in np.argsort(-agreement, kind="stable")])
         return ranked
 
-    def similarities(self, hypotheses: Sequence[Hypothesis]) -> np.ndarray:
-        """CIDEr-D of each (rows) against each as its only reference (columns), 0 to 10."""
-        captions = [hypothesis.token_ids for hypothesis in hypotheses]
-        counts = [all_ngrams(caption) for caption in captions]
-        columns = {ngram: place for place, ngram in enumerate(dict.fromkeys(chain(*counts)))}
+    def similarities(
+        self, captions: Sequence[TokenIds], references: Sequence[TokenIds] | None = None
+    ) -> np.ndarray:
+        """CIDEr-D of each caption (rows) against each reference alone (columns), 0 to 10.
+
+        Without references the captions are compared with one another.
+        """
+        both = [captions, captions if references is None else references]
+        counts = [[all_ngrams(caption) for caption in side] for side in both]
+        columns = {
+            ngram: place for place, ngram in enumerate(dict.fromkeys(chain(*chain(*counts))))
+        }
         rarity = np.log(self.photographs) - np.log(
             [self.frequencies.get(ngram, 1) for ngram in columns] or [1]
         )
         orders = np.array([len(ngram) for ngram in columns])
-        vectors = np.zeros((len(captions), len(columns)))
-        for row, count in enumerate(counts):
-            for ngram, times in count.items():
-                vectors[row, columns[ngram]] = times * rarity[columns[ngram]]
-        bigrams = np.array([max(len(caption) - 1, 0) for caption in captions])
-        result = np.zeros((len(captions), len(captions)))
+        vectors = [np.zeros((len(side), len(columns))) for side in both]
+        for side, counted in zip(vectors, counts, strict=True):
+            for row, count in enumerate(counted):
+                for ngram, times in count.items():
+                    side[row, columns[ngram]] = times * rarity[columns[ngram]]
+        result = np.zeros((len(both[0]), len(both[1])))
         for order in range(1, MAX_ORDER + 1):
-            part = vectors[:, orders == order]
-            norms = np.sqrt((part**2).sum(1))
-            products = np.array([np.minimum(part, row) @ row for row in part]).T
-            norms = norms[:, None] * norms
+            ours, theirs = (side[:, orders == order] for side in vectors)
+            lengths = [np.sqrt((part**2).sum(1)) for part in (ours, theirs)]
+            products = np.array([np.minimum(ours, row) @ row for row in theirs]).T
+            norms = lengths[0][:, None] * lengths[1]
             result += np.divide(products, norms, out=np.zeros_like(products), where=norms > 0)
-        gap = bigrams[:, None] - bigrams
+        bigrams = [np.array([max(len(caption) - 1, 0) for caption in side]) for side in both]
+        gap = bigrams[0][:, None] - bigrams[1]
         return 10 / MAX_ORDER * result * np.exp(-(gap**2) / (2 * Cider.SIGMA**2))
 
     def save(self, file: Path) -> None:
