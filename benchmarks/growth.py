@@ -6,7 +6,7 @@ features are zeros that take no room. So captions, vocabulary and batches are as
 computing features and reading them from a disk is not measured.
 
 Each step runs in a process of its own, so that its peak memory is its own. What "nothing" holds are
-Python's packages, with Keras among them, and no data.
+Python's packages, with Keras among them, and no data. Seconds are those of the processor.
 """
 
 import argparse
@@ -100,31 +100,31 @@ def _nothing(folder: Path) -> float:
 
 
 def _read(folder: Path) -> float:
-    begun, settings = time.perf_counter(), _settings(folder)
+    begun, settings = time.process_time(), _settings(folder)
     dataset = load_dataset(settings)
     write_json(folder / "dataset.json", {"made_from": dataset.made_from})
     require_same_data(dataset, folder / "dataset.json")
-    return time.perf_counter() - begun
+    return time.process_time() - begun
 
 
 def _clean(folder: Path) -> float:
     dataset = load_dataset(_settings(folder))
-    begun = time.perf_counter()
+    begun = time.process_time()
     caption_table(dataset).to_csv(folder / "captions.csv", index=False)
-    return time.perf_counter() - begun
+    return time.process_time() - begun
 
 
 def _vocabulary(folder: Path) -> float:
-    begun, table = time.perf_counter(), read_caption_table(folder / "captions.csv")
+    begun, table = time.process_time(), read_caption_table(folder / "captions.csv")
     texts = table[table["split"] == "train"]["tokens"]
     vocabulary = Vocabulary.build([text.split() for text in texts], OURS.min_count, OURS.cleaning)
     vocabulary.save(folder / "vocabulary.json")
-    return time.perf_counter() - begun
+    return time.process_time() - begun
 
 
 def _batches(folder: Path, kind: str) -> float:
     """An epoch of training batches, as the loss of the recipe takes them."""
-    begun, table = time.perf_counter(), read_caption_table(folder / "captions.csv")
+    begun, table = time.process_time(), read_caption_table(folder / "captions.csv")
     photos = table["photo"].unique().tolist()
     row = np.zeros((ENCODER.grid, ENCODER.grid, ENCODER.width), DTYPES["spatial"])
     manifest = {"kind": "spatial", "photos": photos, "unreadable": {}}
@@ -135,7 +135,7 @@ def _batches(folder: Path, kind: str) -> float:
     batches = training.batches(vocabulary, **options)
     for index in range(len(batches)):
         batches[index]
-    return time.perf_counter() - begun
+    return time.process_time() - begun
 
 
 STEPS = {
