@@ -8,13 +8,12 @@ import random
 import shutil
 from pathlib import Path
 
-from tqdm import tqdm
-
 from sample.captions import describe_scene
 from sample.drawing import draw_scene
 from sample.story import Scene, random_scene
 from utils.dataset import SPLIT_FILES, TOKEN_FILE
 from utils.machinery.errors import DatasetError
+from utils.machinery.progress import ProgressBar
 
 __all__ = [
     "SAMPLE_SPLITS",
@@ -88,7 +87,7 @@ def _is_a_sample(folder: Path) -> bool:
 def _draw_into(folder: Path, photographs: int, seed: int) -> None:
     (folder / PHOTO_FOLDER).mkdir(parents=True)
     names, lines = [], []
-    for number in tqdm(range(1, photographs + 1), desc="Drawing the sample", unit="photo"):
+    for number in ProgressBar(range(1, photographs + 1), desc="Drawing the sample", unit="photo"):
         rng = random.Random(f"{seed}/{number}")  # a scene doesn't depend on how many there are
         name = f"scene_{number:04d}.jpg"
         scene = random_scene(rng)

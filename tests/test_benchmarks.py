@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
 
-from benchmarks import original, stages
+from benchmarks import growth, original, stages
 from benchmarks.bench import table
 from benchmarks.figure import draw, ratios
 from benchmarks.measure import alternate, matrix_product, peak_memory
-from utils.captions import END, START
+from utils.captions import END, START, read_caption_table
 from utils.decoder import build_decoder
 
 A, DOG, RUNS = 4, 5, 6
@@ -117,3 +117,14 @@ def test_ratios_are_of_sides_of_one_run(tmp_path):
     draw(results, tmp_path / "benchmark.svg")
     assert "<path" in (tmp_path / "benchmark.svg").read_text()
     assert "900.0 s an epoch" in table("training", results["training"])
+
+
+def test_what_grows_is_measured_on_data_that_a_run_would_take(tmp_path):
+    growth.make_data(tmp_path, photographs=40)
+    for step in growth.STEPS.values():
+        assert step(tmp_path) >= 0
+    table = read_caption_table(tmp_path / "captions.csv")
+    assert len(table) == 40 * 5
+    assert set(table["split"]) == {"train", "dev", "test"}
+    assert "xception" in growth.table_of_features(1_000_000)
+    assert "409.6 GB" in growth.table_of_features(1_000_000)  # 10 x 10 x 2,048 float16

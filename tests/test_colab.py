@@ -65,16 +65,18 @@ def test_a_user_who_declines_is_told_what_that_means_and_can_change_their_mind(
     set_up()
     assert "next one won't find its results" in capsys.readouterr().out
     assert not os.environ["RUNS"]
-    assert keep_settings(EPOCHS=3).epochs == 3  # for this notebook
+    assert keep_settings(EPOCHS=3).epochs == 3
+    assert "EPOCHS is 3, for this notebook only" in capsys.readouterr().out
 
     monkeypatch.setattr(colab.drive, "mount", agree)
     set_up()
     assert os.environ["RUNS"] == str(colab_module.FOLDER / "runs")
 
 
-def test_settings_last_from_notebook_to_notebook(colab, monkeypatch):
+def test_settings_last_from_notebook_to_notebook(colab, monkeypatch, capsys):
     set_up()
     keep_settings(DATASET="flickr8k", EPOCHS=5, ENCODER="")
+    assert "EPOCHS is 5, for this notebook and the next ones" in capsys.readouterr().out
     keep_settings(EPOCHS=6)
     for name in ("RUNS", "DATASET", "EPOCHS", "ENCODER"):  # another machine
         monkeypatch.setenv(name, "")

@@ -252,6 +252,8 @@ def test_a_notebook_is_kept_as_it_ran_from_top_to_bottom(notebook):
     assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
     kinds = {output.output_type for cell in cells for output in cell.outputs}
     assert "error" not in kinds
+    streams = {output.get("name") for cell in cells for output in cell.outputs}
+    assert "stderr" not in streams  # Jupyter shows it in red
     assert notebook.stat().st_size < LARGEST_NOTEBOOK
     assert len({cell.id for cell in content.cells}) == len(content.cells)
 

@@ -73,8 +73,12 @@ def keep_settings(**chosen: str | int | None) -> Settings:
     values = {name: str(value) for name, value in chosen.items() if value not in (None, "")}
     settings = Settings.from_environment({**os.environ, **values})
     os.environ.update(values)
+    lasting = "for this notebook only, as Drive is not connected"
     if os.environ.get("RUNS") == str(FOLDER / "runs"):
         write_json(FOLDER / "settings.json", _kept() | values)
+        lasting = "for this notebook and the next ones"
+    for name, value in values.items():
+        print(f"{name} is {value}, {lasting}.")
     return settings
 
 

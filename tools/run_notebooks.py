@@ -174,7 +174,7 @@ def _execute(content: NotebookNode, folder: Path, log: Path) -> None:
         timeout=None,
     )
     # A progress bar that redraws ten times a second would fill a log file.
-    interval = "0.5" if sys.stderr.isatty() else "10"
+    interval = "0.5" if sys.stdout.isatty() else "10"
     environment = {"TQDM_NCOLS": "100", "TQDM_MININTERVAL": interval, **os.environ}
     handlers = {number: signal.getsignal(number) for number in _SIGNALS}
     try:

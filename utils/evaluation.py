@@ -7,11 +7,11 @@ from itertools import chain, product
 import keras
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
 from utils.batches import CaptionSet
 from utils.captions import Vocabulary
 from utils.decoder import decoder_kind
+from utils.machinery.progress import ProgressBar
 from utils.metrics import Scorer, bleu_counts, bleu_of_counts, meteor, score_captions, tokenize
 from utils.neighbours import Neighbours
 from utils.search import (
@@ -60,7 +60,7 @@ def choose_search(
     """
     searches = []
     total = len(references) * (len(beams) + (consensus is not None))
-    with tqdm(total=total, desc="searches", unit="photo", disable=not progress) as bar:
+    with ProgressBar(total=total, desc="searches", unit="photo", disable=not progress) as bar:
         for beam in beams:
             begun, penalties = time.perf_counter(), length_penalties if beam > 1 else (1.0,)
             found = Searcher(decoders, beam).best_by_penalty(features, penalties, bar)

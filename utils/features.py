@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from tqdm import tqdm
 
 from utils.machinery.devices import is_first, keep_memory, processes, require_same, wait
 from utils.machinery.errors import (
@@ -38,6 +37,7 @@ from utils.machinery.files import (
     write_json,
 )
 from utils.machinery.lock import only_one_in
+from utils.machinery.progress import ProgressBar
 from utils.photographs import load_pixels
 
 if TYPE_CHECKING:  # importing Keras takes seconds, which reading finished features needn't cost
@@ -371,7 +371,7 @@ def _extract(
     batches = _read_ahead(paths, encoder.image_size, batch_size)
     total, damaged = sum(map(len, chunks.values())), {}
     first_row = np.load(work / "rows.npy", mmap_mode="r").offset
-    bar = tqdm(total=total, initial=total - len(paths), desc=encoder.name, unit="photo")
+    bar = ProgressBar(total=total, initial=total - len(paths), desc=encoder.name, unit="photo")
     with bar, (work / "rows.npy").open("r+b") as output:
         for number, photos in todo.items():
             clock, unreadable = time.monotonic(), {}

@@ -12,12 +12,12 @@ from pathlib import Path
 import keras
 import numpy as np
 from keras import ops
-from tqdm import tqdm
 
 from utils.captions import END, PAD, START, UNKNOWN, Vocabulary
 from utils.decoder import SearchModels, search_models
 from utils.machinery.errors import SettingsError, StaleArtefactError
 from utils.machinery.files import invalid, read_arrays, require, write_arrays
+from utils.machinery.progress import ProgressBar
 from utils.metrics import MAX_ORDER, Cider, all_ngrams
 
 MAX_TOKENS = 30  # longer captions are one in a thousand on Flickr8k
@@ -216,7 +216,7 @@ class Searcher:
         models = [search_models(decoder) for decoder in decoders]
         self._start, self._step = StartStep(models), BeamStep(models, beam)
 
-    def search(self, features: Features, bar: tqdm | None = None) -> list[list[Hypothesis]]:
+    def search(self, features: Features, bar: ProgressBar | None = None) -> list[list[Hypothesis]]:
         """Returns up to `beam` different hypotheses for each photograph, best first.
 
         Args:
@@ -234,7 +234,7 @@ class Searcher:
         return self.best_by_penalty(features, [self.length_penalty])[0]
 
     def best_by_penalty(
-        self, features: Features, length_penalties: Sequence[float], bar: tqdm | None = None
+        self, features: Features, length_penalties: Sequence[float], bar: ProgressBar | None = None
     ) -> list[list[Hypothesis]]:
         """Returns what `best` would with each of the penalties, after one search.
 
@@ -244,7 +244,7 @@ class Searcher:
         found = self._find(features, length_penalties, 1, bar)
         return [[own[place][0] for own in found] for place in range(len(length_penalties))]
 
-    def _find(self, features, penalties: Sequence[float], most: int, bar: tqdm | None):
+    def _find(self, features, penalties: Sequence[float], most: int, bar: ProgressBar | None):
         """Searches until the `most` best hypotheses of each photograph by each penalty are certain.
 
         A photograph that is done makes room for the next: few have long captions.

@@ -15,7 +15,6 @@ import keras
 import numpy as np
 import pandas as pd
 from keras import ops
-from tqdm import tqdm
 
 from utils.batches import CaptionSet
 from utils.captions import PAD, Vocabulary
@@ -32,6 +31,7 @@ from utils.machinery.devices import (
 )
 from utils.machinery.errors import CaptionProjectError
 from utils.machinery.files import content_hash
+from utils.machinery.progress import ProgressBar
 from utils.metrics import Cider, tokenize
 from utils.search import Searcher, captions_of
 
@@ -361,11 +361,11 @@ class Journal(keras.callbacks.Callback):
         self.epochs, self.steps = epochs, steps
 
     def on_train_begin(self, logs=None):
-        self.bar = tqdm(
+        self.bar = ProgressBar(
             total=self.epochs * self.steps,
             initial=len(self.history) * self.steps,
             desc=self.folder.name.rsplit("-", 1)[0],
-            unit="batch",
+            bar_format="{desc}: {percentage:.0f}% |{bar:6}| [{elapsed}<{remaining}{postfix}]",
             mininterval=1,
             disable=not is_first(),
         )

@@ -17,10 +17,9 @@ from pathlib import Path, PurePosixPath
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
-from tqdm import tqdm
-
 from utils.machinery.errors import CaptionProjectError, DownloadError
 from utils.machinery.files import read_json, write_json
+from utils.machinery.progress import ProgressBar
 
 ATTEMPTS = 4  # in a row without a new byte; a slow but moving download is never given up
 PAUSE = 1.0  # seconds before the second attempt, doubled before each later one
@@ -130,7 +129,7 @@ def _fetch(url: str, part: Path, memo_file: Path) -> None:
             part.unlink(missing_ok=True)
             write_json(memo_file, {"url": url, "validator": _validator(response), "length": length})
         written = offset
-        bar = tqdm(desc=part.stem, total=length, initial=offset, unit="B", unit_scale=True)
+        bar = ProgressBar(desc=part.stem, total=length, initial=offset, unit="B", unit_scale=True)
         with bar, part.open("ab") as file:
             while written <= most and (block := _read(response)):
                 written += file.write(block)
@@ -215,7 +214,7 @@ def unpack(archive: Path | str, folder: Path | str, *, limit: int = LIMIT) -> Pa
             if total > limit:
                 raise DownloadError(f"it unpacks to {total:,} bytes, more than {limit:,}")
             name = f"unpacking {archive.name}"
-            with tqdm(desc=name, total=total, unit="B", unit_scale=True) as bar:
+            with ProgressBar(desc=name, total=total, unit="B", unit_scale=True) as bar:
                 for member, path in members:
                     if path:
                         _extract(opened, member, part / path, bar)
@@ -249,7 +248,9 @@ def _safe_path(member: zipfile.ZipInfo) -> PurePosixPath | None:
     return None if "__MACOSX" in path.parts or path.name == ".DS_Store" else path
 
 
-def _extract(opened: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path, bar: tqdm) -> None:
+def _extract(
+    opened: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path, bar: ProgressBar
+) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     written = 0
     with opened.open(member) as source, path.open("xb") as file:
