@@ -140,14 +140,14 @@ def test_an_endless_word_is_cut_and_an_endless_caption_too():
 
 
 def test_a_photograph_without_text_is_refused():
-    with pytest.raises(ValueError, match="2 photographs, 1 texts"):
+    with pytest.raises(ValueError, match="shorter"):
         figures.photograph_grid([picture(), picture()], ["a dog"])
 
 
 def test_the_maps_that_vary_most_are_shown_in_the_proportions_of_the_photograph():
     maps = np.zeros((7, 7, 20), "float32")
     maps[3, 3, [4, 11]] = [1e-6, 2e-6]
-    figure = figures.feature_maps(picture(80, 40), maps, columns=2)
+    figure = figures.feature_maps(picture(80, 40), maps)
     titles = [ax.get_title(loc="left") for ax in figure.axes]
     assert titles[:3] == ["photograph", "channel 11", "channel 4"]
     figure.draw_without_rendering()
@@ -162,7 +162,7 @@ def attention_at(*places: int) -> np.ndarray:
 
 def test_every_word_has_a_picture_with_its_looks_and_the_share_of_the_sentinel():
     figure = figures.attention_by_word(
-        picture(60, 40), ["a", "dog", "<end>"], attention_at(0, 5, 8), columns=2
+        picture(60, 40), ["a", "dog", "<end>"], attention_at(0, 5, 8)
     )
     shown = [ax for ax in figure.axes if ax.images]
     assert [ax.get_title(loc="left") for ax in shown] == ["photograph", "a", "dog", "<end>"]
@@ -181,9 +181,9 @@ def test_the_heat_lies_where_the_decoder_looked():
 
 
 def test_looks_that_belong_to_no_word_or_to_no_square_are_refused():
-    with pytest.raises(ValueError, match=r"1 words and attention of shape \(2, 9\)"):
+    with pytest.raises(ValueError, match="reshape"):
         figures.attention_by_word(picture(), ["dog"], attention_at(5, 6))
-    with pytest.raises(ValueError, match="square grid"):
+    with pytest.raises(ValueError, match="reshape"):
         figures.attention_by_word(picture(), ["dog"], attention_at(5)[:, :8])
 
 
@@ -203,9 +203,9 @@ def test_the_most_frequent_words_come_first(ax):
 
 
 def test_agreement_counts_every_photograph(ax):
-    figures.agreement(ax, [0, 12, 13, 100], score="CIDEr")
+    figures.agreement(ax, [0, 12, 13, 100])
     assert sum(bar.get_height() for bar in ax.patches) == 4
-    assert "CIDEr" in ax.get_xlabel()
+    assert texts(ax.figure) == ["mean 31"]
 
 
 def test_the_threshold_chart_shows_a_share_in_percent(ax):
@@ -295,7 +295,7 @@ def chart_of_a_search():
 
 def chart_of_a_training():
     history = {"recipe": ["ours"] * 2, "epoch": [1, 2], "loss": [4, 3], "dev_loss": [4, 3]}
-    axes = plt.subplots(1, 2, figsize=figures.PAIR)[1]
+    axes = plt.subplots(1, 2, figsize=(6.25, 2.9))[1]
     return figures.training_curves(axes, pd.DataFrame({**history, "dev_cider": [40, 41]}))
 
 
@@ -405,7 +405,7 @@ def test_tied_weights_end_in_logits_as_wide_as_the_vocabulary():
 def test_text_stays_in_its_box_can_be_read_in_print_and_reaches_into_no_other(decoder):
     shape = (7, 7, 1280) if decoder == "attention" else (1280,)
     ax = architecture(build_decoder(decoder, 2632, shape, units=384, tied=True))
-    assert ax.figure.get_figwidth() <= figures.WIDTH + 0.2
+    assert ax.figure.get_figwidth() <= 6.5  # inches: the text width of the report
     assert min(text.get_fontsize() for text in ax.texts) >= 7
     ax.figure.draw_without_rendering()
     box = next(patch for patch in ax.patches if isinstance(patch, mpl.patches.FancyBboxPatch))
