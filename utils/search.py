@@ -1,9 +1,8 @@
 """Search: the captions that decoders find for photographs, the most probable or random ones."""
 
-import math
 import reprlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain, product
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import keras
 import numpy as np
+import pandas as pd
 from keras import ops
 
 from utils.captions import END, PAD, START, UNKNOWN, Vocabulary
@@ -33,17 +33,21 @@ Features = np.ndarray | Sequence[np.ndarray]  # `(n, …)`, of each decoder an a
 class StartStep(keras.Model):
     """What the decoders compute of photographs before the first word, compiled as a whole."""
 
-    def __init__(self, models: Sequence[SearchModels]):
+    def __init__(self, models: Sequence[SearchModels], hypotheses: int):
         super().__init__(dtype="float32")
         self.starts = [pair.start for pair in models]
-        # States of each hypothesis; the others serve all of a photograph.
-        self.own = {f"{i}.{name}" for i, pair in enumerate(models) for name in pair.step.output}
+        self.own = [set(pair.step.output) for pair in models]  # each hypothesis needs its own copy
+        self.hypotheses = hypotheses
 
     def call(self, inputs):
         """Takes features for each decoder, and returns the states that `Step` takes."""
-        pairs = enumerate(zip(self.starts, inputs, strict=True))
-        started = [(place, start(features)) for place, (start, features) in pairs]
-        return {f"{place}.{name}": value for place, own in started for name, value in own.items()}
+        states = {}
+        for place, (start, features) in enumerate(zip(self.starts, inputs, strict=True)):
+            for name, value in start(features).items():
+                if name in self.own[place]:
+                    value = ops.repeat(value, self.hypotheses, axis=1)
+                states[f"{place}.{name}"] = value
+        return states
 
 
 class Step(keras.Model):
@@ -89,8 +93,8 @@ class BeamStep(Step):
         it, "attention" `(n, beam, regions)`, where the beams that came in looked.
         """
         logits, normaliser, states, attention = self.next_words(inputs)
-        # Only the best words of each beam are looked at further: whatever is done to a whole row of
-        # the vocabulary costs more than all else together. Forbidden are three words at most.
+        # Three words are forbidden, so these are enough; whatever is done to a whole row of the
+        # vocabulary costs more than all else together.
         few = min(self.beam + 3, logits.shape[-1])
         best, words = ops.top_k(logits, few)  # (n, beam, few)
         forbidden = (words == PAD) | (words == START) | (words == UNKNOWN)
@@ -103,8 +107,7 @@ class BeamStep(Step):
         first_row = ops.expand_dims(ops.arange(ops.shape(parent)[0]) * self.beam, 1)
         rows = ops.reshape(ops.cast(first_row, parent.dtype) + parent, (-1,))
         for name, value in states.items():  # those of the beams that the new ones grew from
-            flat = ops.reshape(value, (-1, *value.shape[2:]))
-            grown = ops.take(flat, rows, axis=0)
+            grown = ops.take(ops.reshape(value, (-1, *value.shape[2:])), rows, axis=0)
             states[name] = ops.reshape(grown, (-1, self.beam, *value.shape[2:]))
         if attention is not None:
             states["attention"] = attention
@@ -115,10 +118,7 @@ class SampleStep(Step):
     """Draws the next word of every caption at random, by its probability."""
 
     def call(self, inputs):
-        """Takes "chance" `(n, k)` in [0, 1) as well; the summed probabilities pass it at the word.
-
-        So NumPy's numbers decide, the same ones on every backend.
-        """
+        """Takes "chance" `(n, k)` in [0, 1) as well: NumPy's numbers, the same on every backend."""
         logits, _, states, _ = self.next_words(inputs)
         forbidden = np.zeros(logits.shape[-1], "float32")
         forbidden[[PAD, START, UNKNOWN]] = _NEVER
@@ -133,15 +133,12 @@ class CaptionSampler:
 
     def __init__(self, model: keras.Model, samples: int, max_tokens: int):
         models = [search_models(model)]
-        self._start, self._step = StartStep(models), SampleStep(models)
+        self._start, self._step = StartStep(models, samples), SampleStep(models)
         self._samples, self._max_tokens = samples, max_tokens
 
     def draw(self, features: np.ndarray, random: np.random.Generator) -> np.ndarray:
         """Draws captions: `(n, samples, length)` int32, each to its END or cut off, then PAD."""
-        states = {}
-        for name, value in self._start.predict_on_batch([features]).items():
-            value = np.repeat(value, self._samples, axis=1) if name in self._start.own else value
-            states[name] = ops.convert_to_tensor(value)
+        states = _on_device(self._start.predict_on_batch([features]))
         shape = (len(features), self._samples)
         token = np.full((*shape, 1), START, "int32")
         ended = np.zeros(shape, bool)
@@ -156,26 +153,24 @@ class CaptionSampler:
         return np.stack(columns, axis=-1)
 
 
+def _on_device(states: dict[str, np.ndarray]) -> dict:
+    """Moves states there once; most of them serve every step."""
+    return {name: ops.convert_to_tensor(value) for name, value in states.items()}
+
+
 # Beam search
 
 
 @dataclass(frozen=True)
 class Hypothesis:
-    """A caption that search found.
+    """A caption that search found."""
 
-    Attributes:
-        token_ids: its tokens without START and END.
-        log_probability: natural logarithm of the caption's probability, END included if finished.
-        score: the log-probability divided by (tokens + 1) ** length_penalty; search maximises it.
-        finished: whether it came to an END.
-        attention: where an attention decoder looked for each token and for the END, `(tokens + 1,
-            regions)` in [0, 1], regions row by row; None if the decoder doesn't tell.
-    """
-
-    token_ids: tuple[int, ...]
-    log_probability: float
-    score: float
-    finished: bool
+    token_ids: tuple[int, ...]  # without START and END
+    log_probability: float  # natural logarithm, END included if finished
+    score: float  # log_probability / (tokens + 1) ** length_penalty, which search maximises
+    finished: bool  # whether it came to an END
+    # Where an attention decoder looked for each token and for the END, `(tokens + 1, regions)` in
+    # [0, 1], regions row by row; None if the decoder doesn't tell.
     attention: np.ndarray | None = field(default=None, repr=False, compare=False)
 
 
@@ -183,8 +178,8 @@ class Searcher:
     """Finds captions; keeps its compiled step, so make it once and use it often.
 
     Args:
-        model: a decoder from `utils.decoder`, or several with the same vocabulary, which then
-            decide together: a word's score is the mean of their log-probabilities.
+        model: a decoder, or several with the same vocabulary, which then decide together: a word's
+            score is the mean of their log-probabilities.
         beam: hypotheses kept per photograph, 1 to 100; 1 is greedy search.
         length_penalty: exponent of the length that a log-probability is divided by. 0 prefers short
             captions, 1 compares the mean per token.
@@ -214,14 +209,13 @@ class Searcher:
         self.beam, self.length_penalty, self.max_tokens = beam, length_penalty, max_tokens
         self.batch_size, self.rank = batch_size, rank
         models = [search_models(decoder) for decoder in decoders]
-        self._start, self._step = StartStep(models), BeamStep(models, beam)
+        self._start, self._step = StartStep(models, beam), BeamStep(models, beam)
 
     def search(self, features: Features, bar: ProgressBar | None = None) -> list[list[Hypothesis]]:
         """Returns up to `beam` different hypotheses for each photograph, best first.
 
         Args:
-            features: one row per photograph, as the decoder was trained on; for several decoders a
-                list of such arrays, in their order.
+            features: `(n, ...)`, as the decoder was trained on; for several a list of arrays.
             bar: a progress bar to move on by each photograph.
         """
         found = self._find(features, [self.length_penalty], self.beam, bar)
@@ -238,8 +232,7 @@ class Searcher:
     ) -> list[list[Hypothesis]]:
         """Returns what `best` would with each of the penalties, after one search.
 
-        The beams grow by log-probability alone: a penalty only orders what came to its END, and
-        decides when nothing better can come.
+        The beams grow by log-probability alone; a penalty orders what came to its END.
         """
         found = self._find(features, length_penalties, 1, bar)
         return [[own[place][0] for own in found] for place in range(len(length_penalties))]
@@ -266,23 +259,20 @@ class Searcher:
             free = np.flatnonzero(photos < 0)
             if len(free) >= batch / 4:  # letting them in costs as much as a step of a small beam
                 states = {name: np.array(value) for name, value in states.items()}
-                for row, (photo, own) in zip(free, waiting, strict=False):
+                for row, (photo, started) in zip(free, waiting, strict=False):
                     photos[row], token[row], total[row] = photo, START, _NEVER
                     total[row, 0] = 0.0  # all beams start equal: only the first may grow at first
-                    for name, value in own.items():
-                        if name in self._start.own:
-                            value = np.repeat(value, self.beam, axis=0)
+                    for name, value in started.items():
                         if name not in states:
                             states[name] = np.empty((batch, *value.shape), value.dtype)
                         states[name][row] = value
-                for name in set(states) - self._start.own:
-                    states[name] = ops.convert_to_tensor(states[name])
+                states = _on_device(states)
             outputs = self._step.predict_on_batch({"token": token, "total": total, **states})
             token, new_total = np.array(outputs.pop("token")), outputs.pop("total")
             parent, look = outputs.pop("parent"), outputs.pop("attention", None)
             states |= outputs
-            rows = np.flatnonzero(photos >= 0)
             growing = np.where(token[..., 0] == END, np.float32(_NEVER), new_total)
+            rows = np.flatnonzero(photos >= 0)
             for row in histories.grow(rows, token[..., 0], parent, new_total, growing, look):
                 found[int(photos[row])] = histories.hypotheses(row, total[row])
                 photos[row] = -1
@@ -390,23 +380,21 @@ class Voters:
 class Consensus:
     """Ranks hypotheses by how much the others agree with them.
 
-    Args:
-        frequencies: in how many photographs' captions an n-gram of token ids occurs, if in several.
-        photographs: of how many.
+    `frequencies`: of how many photographs the captions hold an n-gram of token ids, if of several;
+    `photographs`: of how many.
     """
 
     def __init__(self, frequencies: dict[tuple[int, ...], int], photographs: int):
         self.frequencies, self.photographs = frequencies, photographs
 
     @classmethod
-    def of(cls, captions: Iterable[Sequence[Sequence[str]]], vocabulary: Vocabulary) -> "Consensus":
+    def of(cls, captions: Sequence[Sequence[Sequence[str]]], vocabulary: Vocabulary) -> "Consensus":
         """Counts n-grams of a training split: for each photograph the tokens of its captions."""
-        counted, photographs = Counter(), 0
+        counted = Counter()
         for group in captions:
             token_ids = [vocabulary.encode(tokens)[1:-1] for tokens in group]  # no START, no END
             counted.update(set(chain.from_iterable(map(all_ngrams, token_ids))))
-            photographs += 1
-        return cls({ngram: count for ngram, count in counted.items() if count > 1}, photographs)
+        return cls({ngram: count for ngram, count in counted.items() if count > 1}, len(captions))
 
     def rank(self, group: Sequence[Hypothesis], inverse_temperature: float) -> list[Hypothesis]:
         """Orders the hypotheses of a photograph, the one that the others agree with most first.
@@ -449,12 +437,10 @@ class Consensus:
         """
         both = [captions, captions if references is None else references]
         counts = [[all_ngrams(caption) for caption in side] for side in both]
-        columns = {
-            ngram: place for place, ngram in enumerate(dict.fromkeys(chain(*chain(*counts))))
-        }
-        rarity = np.log(self.photographs) - np.log(
-            [self.frequencies.get(ngram, 1) for ngram in columns] or [1]
-        )
+        ngrams = dict.fromkeys(chain(*chain(*counts)))
+        columns = {ngram: place for place, ngram in enumerate(ngrams)}
+        frequencies = [self.frequencies.get(ngram, 1) for ngram in columns] or [1]
+        rarity = np.log(self.photographs) - np.log(frequencies)
         orders = np.array([len(ngram) for ngram in columns])
         vectors = [np.zeros((len(side), len(columns))) for side in both]
         for side, counted in zip(vectors, counts, strict=True):
@@ -504,8 +490,8 @@ class Consensus:
 
 # Settings
 
-# A consensus is found among the hypotheses of a wide beam: its size, length penalty, and longest
-# caption. Where it is cut off one in a hundred is; otherwise it goes on for long for nothing.
+# A consensus is found in a wide beam: its size, length penalty and longest caption, which cuts off
+# one in a hundred; without it search goes on for long for nothing.
 WIDE = (20, 0.7, 20)
 INVERSE_TEMPERATURES = (0.1, 0.2, 0.3)
 _RANGES = {  # more only fills the memory
@@ -520,12 +506,8 @@ _RANGES = {  # more only fills the memory
 class SearchSettings:
     """How captions are searched for; chosen on the dev split.
 
-    Attributes:
-        beam, length_penalty, max_tokens: as of `Searcher`.
-        inverse_temperature: of the consensus; None takes the most probable caption.
-
-    Raises:
-        SettingsError: one of them is out of range.
+    `beam`, `length_penalty` and `max_tokens` are those of `Searcher`, `inverse_temperature` that of
+    the consensus; None takes the most probable caption. `SettingsError` if one is out of range.
     """
 
     beam: int = 3
@@ -546,10 +528,9 @@ class SearchSettings:
     def from_row(cls, row: Mapping[str, float | None]) -> "SearchSettings":
         """Takes a row of `choose_search` or `evaluate_system` in `utils.evaluation`."""
         beam, penalty = int(row["beam"]), float(row["length_penalty"])
-        inverse_temperature = row["inverse_temperature"]
-        if inverse_temperature is None or math.isnan(inverse_temperature):
+        if pd.isna(row["inverse_temperature"]):
             return cls(beam, penalty)
-        return cls(beam, penalty, WIDE[2], float(inverse_temperature))
+        return cls(beam, penalty, WIDE[2], float(row["inverse_temperature"]))
 
     @property
     def words(self) -> str:
