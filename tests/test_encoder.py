@@ -80,7 +80,7 @@ def test_the_table_agrees_with_the_networks(name):
     assert callable(spec.preprocess)
 
 
-def test_the_tuned_xception_gives_the_last_two_blocks_side_by_side(untrained):
+def test_the_wide_xception_gives_the_last_two_blocks_side_by_side(untrained):
     one, both = (
         untrained(name).encode_spatial(_photos(2)) for name in ("xception", "xception_tuned")
     )
@@ -179,7 +179,7 @@ def test_pixels_that_were_preprocessed_or_misshapen_are_refused(untrained, spoil
 
 
 def test_an_unknown_encoder_is_named_with_the_known_ones():
-    with pytest.raises(EncoderError, match=r"'alexnet'; expected one of xception, xception_tuned"):
+    with pytest.raises(EncoderError, match=r"'alexnet'; expected one of xception, xception_wide"):
         load_encoder("alexnet")
 
 

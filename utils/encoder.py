@@ -58,6 +58,15 @@ class EncoderSpec:
 
 ENCODERS = {
     "xception": EncoderSpec("Xception", "xception", 299, 2048, 10, "block13_sepconv1_act"),
+    "xception_wide": EncoderSpec(
+        "Xception",
+        "xception",
+        299,
+        1024 + 2048,
+        10,
+        tail="block13_sepconv1_act",
+        beside="block14_sepconv1",
+    ),
     "xception_tuned": EncoderSpec(
         "Xception",
         "xception",

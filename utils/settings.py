@@ -17,6 +17,7 @@ PROJECT = Path(__file__).resolve().parents[1]
 DATASETS = ("sample", "flickr8k", "folder")
 ENCODERS = (
     "xception",
+    "xception_wide",
     "xception_tuned",
     "mobilenet_v2",
     "vgg16",
