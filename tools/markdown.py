@@ -14,5 +14,6 @@ def search_words(row: dict) -> str:
     beam, temperature = row["beam"], row.get("inverse_temperature")
     if row.get("consensus") or temperature is not None:
         words = f"consensus of {beam}, length penalty {row['length_penalty']:g}"
-        return words if temperature is None else f"{words}, inverse temperature {temperature:g}"
+        words += "" if temperature is None else f", inverse temperature {temperature:g}"
+        return words + (f", neighbours' share {row['voters']:g}" if row.get("voters") else "")
     return "greedy" if beam == 1 else f"beam {beam}, length penalty {row['length_penalty']:g}"
