@@ -64,14 +64,20 @@ class TwoRates(keras.optimizers.AdamW):
 
     def __init__(self, *rates, slow: Sequence[keras.Variable], ratio: float, **options):
         super().__init__(*rates, **options)
-        self._slow, self._ratio = list(slow), ratio
+        self._ratio = ratio
+        # By name: Keras would take a list of variables for some of the optimizer's own.
+        self._slow = {variable.path for variable in slow}
         self.exclude_from_weight_decay(var_list=list(slow))
+
+    def build(self, variables):
+        """Learns which variables there are; Keras calls it."""
+        super().build(variables)
+        self._slow_places = [at for at, one in enumerate(variables) if one.path in self._slow]
 
     def update_step(self, gradient, variable, learning_rate):
         """Updates one variable; Keras calls it."""
-        # TensorFlow hands over its own variable, and not that of Keras: their places are the same.
-        slow = map(self._get_variable_index, self._slow)
-        ratio = self._ratio if self._get_variable_index(variable) in slow else 1.0
+        is_slow = self._get_variable_index(variable) in self._slow_places
+        ratio = self._ratio if is_slow else 1.0
         super().update_step(gradient, variable, learning_rate * ratio)
 
 
