@@ -1,5 +1,6 @@
 """TensorFlow's start-up lines are kept back, and nothing else is."""
 
+import logging
 import os
 import sys
 
@@ -45,6 +46,13 @@ def test_nothing_is_kept_back_once_keras_is_there(fresh, monkeypatch, capfd):
     with quiet_start():
         os.write(2, START_UP)
     assert "oneDNN" in capfd.readouterr().err
+
+
+def test_matplotlib_is_silent_about_its_fonts_the_first_time(caplog):
+    with quiet_start():
+        pass
+    logging.getLogger("matplotlib.font_manager").warning("building the font cache")
+    assert caplog.text == ""
 
 
 def test_an_interrupt_is_one_sentence_and_an_error_is_not_hidden(monkeypatch, capsys):

@@ -1,4 +1,4 @@
-"""Keras starts without TensorFlow's lines about CPU and GPU; Ctrl+C ends in one sentence."""
+"""Keras and Matplotlib start without lines about CPU, GPU and fonts; Ctrl+C ends in one sentence."""
 
 import logging
 import os
@@ -21,8 +21,10 @@ def quiet_start() -> Iterator[None]:
 
     They are written to the file descriptor before any setting of TensorFlow's can stop them, so the
     descriptor itself leads to a file meanwhile. Everything else that was written is shown
-    afterwards; if the block fails, all of it is. If Keras is loaded already, nothing is done.
+    afterwards; if the block fails, all of it is. If Keras is loaded already, it is let be.
     """
+    # Matplotlib says, the first time, that it is building its cache of fonts.
+    logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
     if "keras" in sys.modules:
         yield
         return
