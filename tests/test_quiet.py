@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from utils.machinery.quiet import interrupts_in_a_sentence, quiet_start
+from utils.machinery.quiet import quiet_start
 
 START_UP = (
     b"WARNING: All log messages before absl::InitializeLog() is called are written to STDERR\n"
@@ -45,13 +45,3 @@ def test_nothing_is_kept_back_once_keras_is_there(fresh, monkeypatch, capfd):
     with quiet_start():
         os.write(2, START_UP)
     assert "oneDNN" in capfd.readouterr().err
-
-
-def test_an_interrupt_is_one_sentence_and_an_error_is_not_hidden(monkeypatch, capsys):
-    shown = []
-    monkeypatch.setattr(sys, "excepthook", lambda *error: shown.append(error[0]))
-    interrupts_in_a_sentence()
-    sys.excepthook(KeyboardInterrupt, KeyboardInterrupt(), None)
-    sys.excepthook(ValueError, ValueError(), None)
-    assert capsys.readouterr().err.strip() == "Stopped by Ctrl+C."
-    assert shown == [ValueError]
