@@ -227,14 +227,14 @@ class Progress:
 
             h5py.Group.create_dataset = creating
         elif kill is not None and kill.moment == BEFORE_HISTORY:
-            write = checkpoints.write_row
+            write = checkpoints.atomic_path
 
-            def writing(file, table, row):
+            def writing(file, size=0):
                 if file.name == "history.csv" and self.reached >= kill.share:
                     die()
-                return write(file, table, row)
+                return write(file, size)
 
-            checkpoints.write_row = writing
+            checkpoints.atomic_path = writing
 
     def tell(self, share: float) -> None:
         self.reached = min(share, 1.0)

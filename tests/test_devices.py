@@ -32,8 +32,8 @@ shares = st.tuples(st.integers(1, 4), st.integers(1, 3)).map(
 )
 
 
-# What each process runs, with few shapes, as each is compiled. Neither the batches of 15 captions
-# nor those of 9 and of 35 photographs divide by the numbers of devices.
+# What each process runs, with one shape of batch each, as each is compiled. Neither the batches of
+# 15 captions nor those of 9 and of 45 photographs divide by the numbers of devices.
 SCRIPT = """
 import json, sys
 from dataclasses import replace
@@ -43,7 +43,6 @@ from tests.test_training import RECIPE, VOCABULARY, caption_set
 from utils.machinery.devices import Devices, distributed, require_same, start
 from utils.machinery.errors import SettingsError
 from utils.features import extract_features
-from utils.search import Searcher, captions_of
 from utils.self_critical import SelfCritical, train_self_critical
 from utils.settings import Settings
 from utils.training import train
@@ -53,12 +52,12 @@ start(settings)
 found = {}
 recipe = replace(RECIPE, batch_size=15)
 options = {**RECIPE.decoder_options, "tied": True}
-by_photo = replace(recipe, decoder_options=options, batch_size=70, by_photo=True)
+by_photo = replace(recipe, decoder_options=options, batch_size=90, by_photo=True)
 results = {}
 for name, one in {"merge": recipe, "attention": by_photo}.items():
     if name not in sys.argv[3:]:
         continue
-    training, dev = (caption_set(seed, n, one.by_photo) for seed, n in ((0, 35), (1, 13)))
+    training, dev = (caption_set(seed, n, one.by_photo) for seed, n in ((0, 45), (1, 13)))
     training = replace(training, mirrored=training.features[:, ..., ::-1])
     known = {"vocabulary": VOCABULARY, "training": training, "dev": dev, "seed": 5}
     known["devices"] = Devices.of(settings)
@@ -66,9 +65,6 @@ for name, one in {"merge": recipe, "attention": by_photo}.items():
     if name == "merge" and "second" in sys.argv[3:]:
         stage = SelfCritical(epochs=2, batch_size=9, learning_rate=0.02, max_tokens=7)
         results["second"] = train_self_critical(results[name], recipe=one, stage=stage, **known)
-    if name == "merge":
-        best = Searcher(list(results.values())[-1].model, beam=1).best(dev.features)
-        found["captions"] = captions_of(best, VOCABULARY)
 for name, result in results.items():
     found[name] = {"history": result.history.to_dict("list"), "folder": str(result.folder)}
 photos = Photos((folder.parent / "photos").resolve(), json.loads(sys.argv[2]))
@@ -180,7 +176,6 @@ def test_several_devices_train_as_one_does(found):
                     atol=1e-5,
                     err_msg=f"{way}, {training}, {column}",
                 )
-            assert process["captions"] == found.one["captions"]
 
 
 def test_processes_share_one_folder_that_holds_what_one_would_write(found):
@@ -218,7 +213,7 @@ def test_devices_that_are_not_there_are_asked_for_in_vain(found):
     for way in found.results.keys() - {"two processes"}:
         there = {"one": 1, "four devices": 4}[way]
         message = found.results[way][0]["error"]
-        assert f"DEVICES is 8 for 1 processes, and process 0 has {there} of the 8" in message
+        assert f"DEVICES is 8: each process needs 8, and process 0 has {there}" in message
 
 
 @pytest.mark.skipif(keras.backend.backend() == "jax", reason="is about the other backends")

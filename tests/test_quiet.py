@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from utils.machinery.quiet import interrupts_in_a_sentence, quiet_start
+from utils.machinery.quiet import quiet_start
 
 START_UP = (
     b"WARNING: All log messages before absl::InitializeLog() is called are written to STDERR\n"
@@ -53,13 +53,3 @@ def test_matplotlib_is_silent_about_its_fonts_the_first_time(caplog):
         pass
     logging.getLogger("matplotlib.font_manager").warning("building the font cache")
     assert caplog.text == ""
-
-
-def test_an_interrupt_is_one_sentence_and_an_error_is_not_hidden(monkeypatch, capsys):
-    shown = []
-    monkeypatch.setattr(sys, "excepthook", lambda *error: shown.append(error[0]))
-    interrupts_in_a_sentence()
-    sys.excepthook(KeyboardInterrupt, KeyboardInterrupt(), None)
-    sys.excepthook(ValueError, ValueError(), None)
-    assert capsys.readouterr().err.strip() == "Stopped by Ctrl+C."
-    assert shown == [ValueError]

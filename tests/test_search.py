@@ -212,12 +212,6 @@ def test_without_an_end_the_growing_captions_are_the_fallback(decoder, features)
                 np.testing.assert_allclose(hypothesis.attention, look, atol=1e-4)
 
 
-def test_the_batch_size_changes_no_caption(model, features, beam_of_three):
-    whole = beam_of_three.best(features)
-    in_pairs = Searcher(model, beam=3, max_tokens=6, batch_size=2).best(features)
-    assert [one.token_ids for one in whole] == [one.token_ids for one in in_pairs]
-
-
 @pytest.mark.parametrize("beam", [1, 4])
 def test_attention_tells_where_the_decoder_looked_for_each_word_of_the_caption(beam):
     features = make_features("attention", 6)
@@ -271,6 +265,7 @@ def test_with_a_small_beam_every_decoder_of_an_ensemble_follows_its_own_states(e
         np.testing.assert_allclose(found, np.mean(own, axis=0), atol=1e-3)
 
 
+@pytest.mark.parametrize("decoder", ["attention"], indirect=True)
 def test_an_ensemble_of_the_same_decoder_twice_finds_what_it_finds_alone(
     model, features, beam_of_three
 ):

@@ -11,13 +11,12 @@ from PIL import Image
 from tqdm import tqdm
 
 from utils.machinery.errors import CaptionProjectError, PhotographError
-from utils.machinery.quiet import interrupts_in_a_sentence
 from utils.photographs import FORMATS
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Describes the photographs that are named; returns 1 if one of them could not be read."""
-    interrupts_in_a_sentence()
+    _interrupts_in_a_sentence()
     parser = argparse.ArgumentParser(
         prog="python -m utils.captioner", description="Describes photographs, a sentence for each."
     )
@@ -56,6 +55,19 @@ def main(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:  # `| head` has seen enough; nothing is left to be written at the end
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return int(failed)
+
+
+def _interrupts_in_a_sentence() -> None:
+    """Lets Ctrl+C end the program in one sentence; other errors are shown as ever."""
+    usual = sys.excepthook
+
+    def show(kind, error, traceback):
+        if issubclass(kind, KeyboardInterrupt):
+            print("\nStopped by Ctrl+C.", file=sys.stderr)
+        else:
+            usual(kind, error, traceback)
+
+    sys.excepthook = show
 
 
 def _photographs(given: Path) -> list[Path]:

@@ -2,13 +2,12 @@
 
 A decoder that was trained on people's captions learns the next word of a caption that is right so
 far. In use it reads its own words, and is judged by the whole caption. Here it draws captions for
-the training photographs, each is scored against the photograph's references, and what scored better
-than its other captions becomes more probable, what scored worse less (Rennie et al. 2017,
-"Self-critical sequence training"; the mean of the photograph's other captions as the baseline after
-Luo 2020, "A better variant of self-critical sequence training").
+the training photographs; what scores better than the mean of its photograph's other captions
+becomes more probable, what scores worse less (Rennie et al. 2017, "Self-critical sequence
+training"; Luo 2020, "A better variant of self-critical sequence training").
 
-The gradient of that is the gradient of a cross-entropy over the drawn captions, in which each
-caption weighs as much as it was better than the others. So plain Keras does it, on every backend.
+The gradient is that of a cross-entropy over the drawn captions, in which each caption weighs as
+much as it was better than the others. So plain Keras does it, on every backend.
 """
 
 from collections.abc import Sequence
@@ -51,21 +50,15 @@ def our_stage(dataset: str) -> SelfCritical:
 
 
 class CaptionReward:
-    """CIDEr of drawn captions against the references of their photographs.
+    """CIDEr of drawn captions against the `references` of each photograph, raw captions.
 
-    The n-grams of the references are counted once. The END is scored as a word, in captions and
-    references: without it a decoder learns to leave its sentences open.
-
-    Args:
-        references: of each photograph, raw captions.
-        vocabulary: of the decoder.
+    The END is scored as a word, in captions and references: without it a decoder learns to leave
+    its sentences open.
     """
 
     def __init__(self, references: Sequence[Sequence[str]], vocabulary: Vocabulary):
-        self._vocabulary = vocabulary
-        self._cider = Cider(
-            [[[*tokenize(text), _END_WORD] for text in group] for group in references]
-        )
+        words = [[[*tokenize(text), _END_WORD] for text in group] for group in references]
+        self._vocabulary, self._cider = vocabulary, Cider(words)
 
     def __call__(self, photo: int, token_ids: Sequence[int]) -> float:
         """Scores a drawn caption, 0 to 10; its END is there unless it was cut off."""
@@ -78,12 +71,10 @@ class CaptionReward:
 class WeightedTokenLoss(keras.losses.Loss):
     """Cross-entropy of every token, times its weight, summed: `sample_weight` is the advantage."""
 
-    def __init__(self, name: str = "weighted_token_loss", **kwargs):
-        kwargs.pop("reduction", None)
-        super().__init__(name=name, reduction="sum", **kwargs)
+    def __init__(self):
+        super().__init__(name="weighted_token_loss", reduction="sum")
 
     def call(self, y_true, y_pred):
-        """Returns the loss of every token, `(n, k, length)`."""
         return token_losses(y_true, y_pred)
 
 
@@ -115,14 +106,13 @@ def train_self_critical(
         first: the finished first stage; this one lies in a folder inside its own.
         recipe: of the first stage, whose `clip_norm` is kept.
         stage: how to train.
-        vocabulary, training, dev: as for the first stage.
+        vocabulary, training, dev, devices: as for the first stage.
         epochs: cuts the stage's epochs short.
         seed: of drawing and of the order of the photographs.
-        devices: over what to distribute it.
 
     Returns:
-        The decoder after the best epoch by dev CIDEr. Epoch 0 is the first stage: where nothing got
-        better, it is what comes back.
+        The decoder after the best epoch by dev CIDEr. Where nothing got better that is epoch 0, the
+        first stage.
 
     Raises:
         FolderInUseError, DiskFullError, StaleArtefactError, DivergedError: as `fit_resumably`.
@@ -135,8 +125,8 @@ def train_self_critical(
         model = copy_decoder(first.model, image_dropout=0.0, text_dropout=0.0, output_dropout=0.0)
 
         def prepare(done):
-            all_steps = steps * stage.epochs
-            rate = keras.optimizers.schedules.CosineDecay(stage.learning_rate, all_steps)
+            decay = keras.optimizers.schedules.CosineDecay
+            rate = decay(stage.learning_rate, steps * stage.epochs)
             optimizer = keras.optimizers.Adam(rate, clipnorm=recipe.clip_norm)
             optimizer.build(model.trainable_variables)
             model.compile(optimizer, WeightedTokenLoss())
@@ -189,14 +179,12 @@ def _fit(model, stage: SelfCritical, vocabulary, training: CaptionSet, seed: int
                 swapped = random.random(len(photos)) < 0.5
                 features[swapped] = training.mirrored[photos[swapped]]
             drawn = sampler.draw(features, random)
-            scores = np.array(
-                [
-                    [reward(photo, token_ids[token_ids != PAD]) for token_ids in captions]
-                    for photo, captions in zip(photos, drawn, strict=True)
-                ]
-            )
-            rewards.append(scores.mean())
-            _step(model, features, drawn, advantages(scores))
+            scores = [
+                [reward(photo, own[own != PAD]) for own in group]
+                for photo, group in zip(photos, drawn, strict=True)
+            ]
+            rewards.append(np.mean(scores))
+            _step(model, features, drawn, advantages(np.array(scores)))
             journal.on_train_batch_end(None)
         journal.on_epoch_end(epoch, {"reward": 100 * float(np.mean(rewards))})
     journal.on_train_end()

@@ -40,7 +40,7 @@ LOSSES = {"loss": "token_loss", "dev_loss": "val_token_loss"}
 
 
 class DivergedError(CaptionProjectError, ArithmeticError):
-    """Losses or weights of a training are no finite numbers any more."""
+    """Losses or weights of a training are no longer finite."""
 
 
 @dataclass(frozen=True)
@@ -108,12 +108,11 @@ class CaptionLoss(keras.losses.Loss):
     (Szegedy et al. 2016).
     """
 
-    def __init__(self, label_smoothing: float = 0.0, name: str = "caption_loss", **kwargs):
-        super().__init__(name=name, **kwargs)
+    def __init__(self, label_smoothing: float = 0.0):
+        super().__init__(name="caption_loss")
         self.label_smoothing = label_smoothing
 
     def call(self, y_true, y_pred):
-        """Returns one number, the batch's mean."""
         real = ops.cast(ops.not_equal(y_true, PAD), "float32")
         return ops.sum(token_losses(y_true, y_pred, self.label_smoothing) * real) / ops.sum(real)
 
@@ -122,11 +121,11 @@ def token_losses(targets, logits, label_smoothing: float = 0.0):
     """Cross-entropy `-log softmax(logits)[target]` of every token, float32, padding included.
 
     A loss ends at 87 nats, where float32 ends. The gradient, probabilities minus target, is written
-    out: the one that TensorFlow derives adds every target into zeros of the logits' size on a
-    single core, which is a quarter of a training step.
+    out: what TensorFlow derives takes a quarter of a training step, on a single core.
     """
     targets = ops.cast(targets, "int32")  # Keras hands a loss floats
     vocabulary_size = logits.shape[-1]
+    evenly = label_smoothing / vocabulary_size  # what every token gets of the target
 
     @ops.custom_gradient
     def losses_of(logits):
@@ -137,8 +136,7 @@ def token_losses(targets, logits, label_smoothing: float = 0.0):
             losses += label_smoothing * (_at(targets, logits) - ops.mean(logits, axis=-1))
 
         def gradient(*args, upstream=None):
-            weights = args[0] if upstream is None else upstream
-            evenly = label_smoothing / vocabulary_size
+            weights = args[0] if upstream is None else upstream  # as the backend hands it over
             slopes = (probabilities - evenly if evenly else probabilities) * weights[..., None]
             at_targets = (right - evenly - (1 - label_smoothing)) * weights
             rows = ops.reshape(slopes, (-1, vocabulary_size))
@@ -161,14 +159,13 @@ class TokenCrossEntropy(keras.metrics.Mean):
     """Mean cross-entropy per real target token of an epoch, in nats, without label smoothing.
 
     The loss that Keras reports is a mean of batch means, in which a token of a small batch counts
-    more; here every token counts the same, whatever the batches.
+    more.
     """
 
-    def __init__(self, name: str = "token_loss", **kwargs):
-        super().__init__(name=name, **kwargs)
+    def __init__(self):
+        super().__init__(name="token_loss")
 
     def update_state(self, y_true, y_pred, sample_weight=None):
-        """Adds a batch; `sample_weight` is ignored, as every real token weighs the same."""
         real = ops.cast(ops.not_equal(y_true, PAD), "float32")
         super().update_state(token_losses(y_true, y_pred), sample_weight=real)
 
@@ -205,7 +202,7 @@ def train(
         folder: parent of the training's own folder.
         epochs: cuts the recipe's epochs short.
         seed: of first weights, shuffling and dropout.
-        devices: over what to distribute it.
+        devices: over what to distribute it; None: one device.
 
     Raises:
         FolderInUseError, DiskFullError, StaleArtefactError, DivergedError: as `fit_resumably`.
@@ -247,23 +244,15 @@ def prepare_fit(
 ) -> tuple[int, Callable]:
     """Compiles a model for a recipe; returns what `fit_resumably` asks of `prepare`."""
     options = {"by_photo": recipe.by_photo, "share": share()}
-    mirrored, size = training.mirrored, recipe.batch_size
-    batches = training.batches(
-        vocabulary, batch_size=size, seed=seed, epoch=done, mirrored=mirrored, **options
-    )
+    shuffling = {"seed": seed, "epoch": done, "mirrored": training.mirrored}
+    batches = training.batches(vocabulary, batch_size=recipe.batch_size, **shuffling, **options)
     dev_batches = dev.batches(vocabulary, batch_size=256, **options)
     compile_decoder(model, recipe, epochs * len(batches), optimizer)
 
     def fit(journal):
-        model.fit(
-            batches,
-            epochs=epochs,
-            initial_epoch=done,
-            validation_data=dev_batches,
-            callbacks=[journal],
-            shuffle=False,  # the batches shuffle themselves, the same way after a resume
-            verbose=0,
-        )
+        # Keras shuffles nothing: the batches do it themselves, the same way after a resume.
+        options = {"epochs": epochs, "initial_epoch": done, "shuffle": False, "verbose": 0}
+        model.fit(batches, validation_data=dev_batches, callbacks=[journal], **options)
 
     return len(batches), fit
 
@@ -295,7 +284,7 @@ def fit_resumably(
 ) -> Training:
     """Trains a model in a folder that keeps every epoch, or goes on where it was killed there.
 
-    It lets the whole process keep the memory that it frees (`keep_memory`).
+    The whole process keeps the memory that it frees from then on (`keep_memory`).
 
     Args:
         model: what learns; with the weights of its best epoch afterwards.
@@ -314,7 +303,7 @@ def fit_resumably(
         FolderInUseError: another process is at the same training.
         DiskFullError: there is no room for an epoch's weights; the epochs before are kept.
         StaleArtefactError: history or weights in the folder are damaged.
-        DivergedError: losses or weights are no finite numbers any more.
+        DivergedError: losses or weights are no longer finite.
     """
     columns = ["epoch", *figures, "dev_cider", "learning_rate"]
     with checkpoints.training_folder(folder, identity):
@@ -326,7 +315,14 @@ def fit_resumably(
             if done:
                 checkpoints.load_epoch(model, folder, done)
             decoder = decoder or model
-            score = _dev_scorer(decoder, vocabulary, dev, dev_features)
+            searcher = Searcher(decoder, beam=1)
+            cider = Cider([[tokenize(text) for text in group] for group in dev.references])
+
+            def score() -> float:
+                features = dev.features if dev_features is None else dev_features()
+                captions = captions_of(searcher.best(features), vocabulary)
+                return float(cider.scores([tokenize(text) for text in captions]).mean())
+
             journal = Journal(folder, history, figures, decoder, score, epochs, steps, seed)
             fit(journal)
             history = journal.history
@@ -335,24 +331,8 @@ def fit_resumably(
     return Training(model, history, best_epoch, folder)
 
 
-def _dev_scorer(decoder, vocabulary, dev: CaptionSet, dev_features: Callable | None) -> Callable:
-    """Returns what scores greedy captions of dev with CIDEr, as the decoder is then."""
-    searcher = Searcher(decoder, beam=1)
-    cider = Cider([[tokenize(text) for text in group] for group in dev.references])
-
-    def score() -> float:
-        features = dev.features if dev_features is None else dev_features()
-        captions = captions_of(searcher.best(features), vocabulary)
-        return float(cider.scores([tokenize(text) for text in captions]).mean())
-
-    return score
-
-
 class Journal(keras.callbacks.Callback):
-    """Writes every epoch to disk, scores dev, and draws the progress bar.
-
-    `score` returns the dev CIDEr, `steps` are batches an epoch; the rest as in `fit_resumably`.
-    """
+    """Writes every epoch to disk, scores dev, and draws the progress bar; see `fit_resumably`."""
 
     def __init__(self, folder, history, figures, decoder, score, epochs, steps, seed):
         super().__init__()
@@ -390,9 +370,8 @@ class Journal(keras.callbacks.Callback):
         finite = all(map(math.isfinite, figures.values()))
         if not (finite and checkpoints.is_finite(self.model)):
             raise DivergedError(
-                f"In epoch {epoch + 1} weights or losses ({figures}) are no finite numbers any "
-                "more, and the epoch was not kept. Lower the learning rate, or look for features "
-                "that are no numbers (notebook 03)."
+                f"In epoch {epoch + 1} weights or losses ({figures}) are not finite; it was not "
+                "kept. Lower the learning rate, or look for features that are no numbers."
             )
         row = {
             "epoch": epoch + 1,

@@ -41,11 +41,7 @@ from utils.settings import short_path
 
 @contextmanager
 def training_folder(folder: Path, identity: dict) -> Iterator[None]:
-    """Keeps a training's folder to this process, and notes in it what the training depends on.
-
-    Raises:
-        FolderInUseError: another process trains there.
-    """
+    """Keeps a training's folder to this process, and notes in it what the training depends on."""
     with only_one_in(folder, "training a decoder"):
         if is_first():
             for part in folder.glob(".part-*"):
@@ -60,11 +56,7 @@ def best_epoch_of(history: pd.DataFrame) -> int:
 
 
 def read_history(folder: Path, columns: Sequence[str]) -> pd.DataFrame:
-    """Reads a training's history; empty if it has not finished an epoch.
-
-    Raises:
-        StaleArtefactError: it is damaged; the message says how to go on.
-    """
+    """Reads a training's history, empty before the first epoch; `StaleArtefactError` if damaged."""
     file, remedy = folder / "history.csv", _train_again(folder)
     if not file.exists():
         return pd.DataFrame(columns=columns)
@@ -101,32 +93,28 @@ def write_epoch(
 ) -> pd.DataFrame:
     """Writes what an epoch came to: weights, then seconds, then the history, which is returned."""
     epoch, timed = row["epoch"], read_seconds(folder)
-    file = weights_file(folder, epoch)
+    timed = timed[timed["epoch"] < epoch]  # a kill can come between these files and the history
+    timed = _with_row(timed, {"epoch": epoch, "seconds": round(seconds, 2)})
+    history = _with_row(history, row)
     if is_first():
-        with atomic_path(file, size_on_disk(model)) as part:
+        with atomic_path(weights_file(folder, epoch), size_on_disk(model)) as part:
             model.save_weights(part)
-    else:  # Keras exchanges weights between the processes as it writes them, so all have to
-        with tempfile.TemporaryDirectory() as elsewhere:
-            model.save_weights(Path(elsewhere) / file.name)
-    timed = timed[timed["epoch"] < epoch]  # a kill can come before the history
-    write_row(folder / "seconds.csv", timed, {"epoch": epoch, "seconds": round(seconds, 2)})
-    history = write_row(folder / "history.csv", history, row)
-    if is_first():
+        for name, table in (("seconds.csv", timed), ("history.csv", history)):
+            with atomic_path(folder / name) as part:
+                table.to_csv(part, index=False)
         keep = {weights_file(folder, one) for one in (epoch, best_epoch_of(history))}
         for file in set(folder.glob("epoch-*.weights.h5")) - keep:
             file.unlink()
+    else:  # Keras exchanges weights between the processes as it writes them, so all have to
+        with tempfile.TemporaryDirectory() as elsewhere:
+            model.save_weights(weights_file(Path(elsewhere), epoch))
     wait()  # what comes next may read these files
     return history
 
 
-def write_row(file: Path, table: pd.DataFrame, row: dict) -> pd.DataFrame:
-    """Writes `table` with one more row, in the first process, and returns it."""
+def _with_row(table: pd.DataFrame, row: dict) -> pd.DataFrame:
     rows = [table] if len(table) else []  # pandas warns about joining an empty table
-    table = pd.concat([*rows, pd.DataFrame([row])], ignore_index=True)
-    if is_first():
-        with atomic_path(file) as part:
-            table.to_csv(part, index=False)
-    return table
+    return pd.concat([*rows, pd.DataFrame([row])], ignore_index=True)
 
 
 def weights_file(folder: Path, epoch: int) -> Path:
@@ -135,11 +123,7 @@ def weights_file(folder: Path, epoch: int) -> Path:
 
 
 def load_epoch(model: keras.Model, folder: Path, epoch: int) -> None:
-    """Gives a model the weights that it had after an epoch.
-
-    Raises:
-        StaleArtefactError: they are missing or damaged; the message says how to go on.
-    """
+    """Gives a model its weights after an epoch; `StaleArtefactError` if missing or damaged."""
     file, finding = weights_file(folder, epoch), "it holds weights that are no finite numbers"
     try:
         if file.exists() and not file.is_file():
@@ -162,9 +146,8 @@ def is_finite(model: keras.Model) -> bool:
 
 def size_on_disk(model: keras.Model) -> int:
     """Bytes that a model's weights take with those of its optimizer, rather too many."""
-    variables = list(model.variables)
-    if getattr(model, "optimizer", None) is not None:
-        variables += model.optimizer.variables
+    optimizer = getattr(model, "optimizer", None)
+    variables = model.variables + (optimizer.variables if optimizer else [])
     return sum(4 * math.prod(variable.shape) + 4096 for variable in variables) + (1 << 16)
 
 
@@ -193,8 +176,8 @@ def save_decoder(
         decoder: from `utils.decoder.build_decoder`; optimizer and loss are left out.
         file: where it goes.
         vocabulary: that it was trained with.
-        half: whether matrices are kept in half precision. Vectors stay as they are: they are few,
-            and the variance of a feature can be very small.
+        half: whether matrices are kept as float16. Vectors stay as they are: they are few, and the
+            variance of a feature can be very small.
     """
     settings = {"format": DECODER_FORMAT, **asdict(decoder.settings)}
     settings["vocabulary"] = content_hash(vocabulary.tokens)
@@ -210,40 +193,27 @@ def load_decoder(file: Path, vocabulary: Vocabulary) -> keras.Model:
     """Builds the decoder that `save_decoder` wrote and gives it its weights.
 
     The file names settings, and the code here builds the layers: it can neither bring code along
-    nor ask for more than `utils.decoder` has.
-
-    Args:
-        file: the `.npz` file.
-        vocabulary: whose words its token ids shall stand for.
+    nor ask for more than `utils.decoder` has. The vocabulary tells what its token ids stand for.
 
     Raises:
         MissingStageError: there is no such file.
-        StaleArtefactError: it is no whole file of a decoder, or it was trained with another
-            vocabulary.
+        StaleArtefactError: it is no whole file of a decoder, or was trained with other words.
     """
     arrays = read_arrays(require(file, "notebook 04_train_captioner"), _MOST_BYTES, _REMEDY)
     settings = _decoder_settings(arrays.pop("settings", None), file)
-    size, known = settings["vocabulary_size"], settings["vocabulary"]
-    if size != len(vocabulary):
+    size, shape = settings["vocabulary_size"], settings["feature_shape"]
+    if size != len(vocabulary) or settings["vocabulary"] != content_hash(vocabulary.tokens):
         raise StaleArtefactError(
-            f"{file} chooses among {size:,} words, the vocabulary has {len(vocabulary):,}: they "
-            "come from two trainings. Copy both from one run."
-        )
-    if known != (given := content_hash(vocabulary.tokens)):
-        raise StaleArtefactError(
-            f"{file} was trained with another vocabulary ({known[:12]}...) than the one at hand "
-            f"({given[:12]}...). Run notebook 04 again, or restore the vocabulary that it read."
+            f"{file} was trained with another vocabulary, of {size:,} words, than the one at hand, "
+            f"of {len(vocabulary):,}. Run notebook 04 again, or copy both files from one run."
         )
     try:
-        shape, options = settings["feature_shape"], settings["options"]
-        decoder = build_decoder(settings["name"], size, shape, **options)
+        decoder = build_decoder(settings["name"], size, shape, **settings["options"])
     except (TypeError, ValueError, ArithmeticError) as error:
         raise invalid(file, f"its settings don't fit together ({error})", _REMEDY) from error
     weights = _named_weights(decoder)
     if different := ", ".join(sorted(weights.keys() ^ arrays.keys())):
-        raise invalid(
-            file, f"it has other weights than its settings ask for ({different})", _REMEDY
-        )
+        raise invalid(file, f"its weights aren't those of its settings ({different})", _REMEDY)
     for name, variable in weights.items():
         array, expected = arrays[name], tuple(variable.shape)
         if array.dtype.kind not in "fiu" or array.shape != expected or not np.isfinite(array).all():
@@ -268,13 +238,10 @@ def _decoder_settings(text: np.ndarray | None, file: Path) -> dict:
     def is_size(value, most=_MOST_UNITS):
         return type(value) is int and 0 < value <= most
 
-    def is_options(options):
-        return isinstance(options, dict) and all(
-            (type(value) in (int, float) and 0 <= value < 1)
-            if "dropout" in name
-            else (type(value) is bool or is_size(value))
-            for name, value in options.items()
-        )
+    def is_option(name, value):
+        if "dropout" in name:
+            return type(value) in (int, float) and 0 <= value < 1
+        return type(value) is bool or is_size(value)
 
     if text is None or text.dtype.kind != "U" or text.ndim:
         raise invalid(file, 'it has no text "settings"', _REMEDY)
@@ -287,7 +254,9 @@ def _decoder_settings(text: np.ndarray | None, file: Path) -> dict:
         "name": lambda value: isinstance(value, str) and value in DECODERS,
         "vocabulary_size": lambda value: is_size(value, _MOST_WORDS),
         "feature_shape": lambda value: isinstance(value, list) and all(map(is_size, value)),
-        "options": is_options,
+        "options": lambda value: (
+            isinstance(value, dict) and all(is_option(*option) for option in value.items())
+        ),
         "vocabulary": str,
     }
     return check_fields(settings, fields, file, _REMEDY)

@@ -2,11 +2,8 @@
 
 Every device holds the whole decoder and gets a part of each batch (data parallelism), through
 `keras.distribution` on the JAX backend: the only one on which Keras can use several machines. The
-result is that of one device but for rounding, so the settings DEVICES, PROCESSES, PROCESS and
-ADDRESS say where something is computed, never what: no training's identity holds them, and what one
-device began, several can finish.
-
-With one device and one process, which is the default, only `keep_memory` does anything.
+result is that of one device but for rounding, so no training's identity holds the settings DEVICES,
+PROCESSES, PROCESS and ADDRESS, and what one device began, several can finish.
 """
 
 import ctypes
@@ -35,7 +32,7 @@ class Devices:
 
     @classmethod
     def of(cls, settings: Settings) -> "Devices | None":
-        """Returns what the settings DEVICES and PROCESSES ask for, None for one device."""
+        """Returns what the settings ask for, None for one device."""
         return None if settings.devices == 1 else cls(settings.devices, settings.processes)
 
 
@@ -50,21 +47,19 @@ class Share:
     def places(self, count: int) -> np.ndarray:
         """Lists this process's places in a batch of `count` rows, `(n,)` int64, in order.
 
-        All devices need equally many rows. Where that doesn't come out even, a place is -1: there
-        goes any row, which must count nothing. `n` is the same for every process.
+        `n` is the same for every process: where that doesn't come out even, a place is -1, and
+        there goes any row, which must count nothing.
         """
-        whole = -(-count // self.devices) * self.devices
-        places = np.where(np.arange(whole) < count, np.arange(whole), -1)
+        places = np.arange(-(-count // self.devices) * self.devices)
+        places[count:] = -1
         return np.split(places, self.processes)[self.process]
 
 
 def start(settings: Settings) -> None:
     """Joins the processes that work together, and returns once all of them are there.
 
-    It changes JAX for the whole program, so call it before anything is computed.
-
-    Raises:
-        SettingsError: there are several processes, and Keras doesn't run on JAX.
+    It changes JAX for the whole program, so call it before anything is computed. `SettingsError` if
+    there are several processes, and Keras doesn't run on JAX.
     """
     global _process, _processes
     if settings.processes == 1:
@@ -93,11 +88,8 @@ def is_first() -> bool:
 def distributed(devices: Devices | None) -> Iterator[None]:
     """Distributes the models that are made in the block, and their training, over devices.
 
-    `share` says in the block which part of a batch belongs to this process.
-
-    Raises:
-        SettingsError: Keras doesn't run on JAX, there are fewer devices, or the processes were not
-            joined by `start`.
+    `share` tells in the block which part of a batch is this process's. `SettingsError` if Keras
+    doesn't run on JAX, there are fewer devices, or `start` didn't join the processes.
     """
     if devices is None:
         yield
@@ -121,11 +113,10 @@ def share() -> Share:
 
 
 def keep_memory() -> None:
-    """Lets this whole process keep the memory that it frees, for what it allocates next.
+    """Lets this whole process keep the memory that it frees, from now on; only Linux needs it.
 
-    Each step of a training allocates hundreds of megabytes again. The C library of Linux hands them
-    back to the system, which clears every page: more than a tenth of a step. Elsewhere it does
-    nothing. It is called where training and extraction begin, and lasts as long as the process.
+    Each step of a training allocates hundreds of megabytes anew. The C library hands them back to
+    the system in between, which clears every page: more than a tenth of a step.
     """
     if platform.libc_ver()[0] == "glibc":
         library = ctypes.CDLL(None)
@@ -139,24 +130,19 @@ def wait() -> None:
 
 
 def from_first(number: float) -> float:
-    """Returns what `number` is in the first process, to the last digit; waits as `wait` does."""
+    """Returns what `number` is in the first process, to the last digit; all have to call it."""
     return float(np.frombuffer(_gather(np.float64(number).tobytes())[0])[0])
 
 
 def require_same(content: Any, about: str) -> None:
-    """Waits for all processes and makes sure that they are about to do the same.
-
-    Raises:
-        SettingsError: `content`, anything that JSON can hold, is something else in another process;
-            the message says that it is `about`.
-    """
+    """Waits for all processes; `SettingsError` if `content`, any JSON, isn't the same in each."""
     digests = _gather(bytes.fromhex(content_hash(content)))
     differing = [number for number, digest in enumerate(digests) if digest != digests[0]]
     if differing:
         raise SettingsError(
-            f"For {about}, process {differing[0]} has other settings, other data or other earlier "
-            "results than process 0. Give all processes the same settings but for PROCESS, equal "
-            "copies of the data set, and one RUNS folder that all of them see."
+            f"For {about}, process {differing[0]} has other settings, data or earlier results than "
+            "process 0. Give all the same settings but for PROCESS, equal copies of the data set, "
+            "and one RUNS folder that they share."
         )
 
 
@@ -176,9 +162,9 @@ def _device_names(devices: Devices) -> list[str]:
     _require_jax(f"DEVICES is {devices.count}")
     if devices.processes != _processes:
         raise SettingsError(
-            f"PROCESSES is {devices.processes}, and this program has not joined others: notebooks "
-            "run in one process. Start `python -m tools.several_processes` once for each PROCESS "
-            "first; the notebooks, without PROCESSES, take up what it made."
+            f"PROCESSES is {devices.processes}, and notebooks run in one process. Start `python -m "
+            "tools.several_processes` once for each PROCESS first; the notebooks, without "
+            "PROCESSES, take up what it made."
         )
     import jax
 
@@ -188,10 +174,9 @@ def _device_names(devices: Devices) -> list[str]:
         found = [device for device in jax.devices() if device.process_index == process]
         if len(found) < each:
             raise SettingsError(
-                f"DEVICES is {devices.count} for {devices.processes} processes, and process "
-                f"{process} has {len(found)} of the {each} that it needs "
-                f"({', '.join(map(str, found))}). Set DEVICES to what there is; to try it out on a "
-                f"CPU, set XLA_FLAGS=--xla_force_host_platform_device_count={each} too."
+                f"DEVICES is {devices.count}: each process needs {each}, and process {process} has "
+                f"{len(found)}. Set DEVICES to what there is; to try it out on a CPU, set "
+                f"XLA_FLAGS=--xla_force_host_platform_device_count={each} too."
             )
         chosen += found[:each]
     return [f"{device.platform}:{device.id}" for device in chosen]
@@ -202,6 +187,6 @@ def _require_jax(reason: str) -> None:
 
     if keras.backend.backend() != "jax":
         raise SettingsError(
-            f"{reason}, and Keras runs on {keras.backend.backend()}; several devices work together "
-            "on JAX only. Set KERAS_BACKEND=jax, or take one device and one process."
+            f"{reason}, which needs JAX, and Keras runs on {keras.backend.backend()}. Set "
+            "KERAS_BACKEND=jax, or take one device and one process."
         )

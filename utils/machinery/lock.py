@@ -14,7 +14,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from utils.machinery.devices import is_first
-from utils.machinery.errors import CaptionProjectError, FolderInUseError, SettingsError
+from utils.machinery.errors import CaptionProjectError, FolderInUseError
 from utils.machinery.files import full_disk_reported, read_json, write_json
 from utils.settings import short_path
 
@@ -26,12 +26,12 @@ PATIENCE = 3.0  # seconds: what a killed run started may need a moment to notice
 def only_one_in(folder: Path | str, doing: str) -> Iterator[None]:
     """Keeps all other processes from entering the same folder while the block runs.
 
-    A file system without locks, as some network drives, guards nothing and keeps nobody out. Of
-    processes that work together (`utils.machinery.devices`) the first one takes the lock for all.
-    `doing` is what the block does, for the message to others: "training a decoder".
+    Of processes that work together (`utils.machinery.devices`) the first one takes the lock for
+    all. `doing` is what the block does, for the message to others: "training a decoder".
 
     Raises:
         FolderInUseError: another process is in it, and still is after some seconds.
+        SettingsError: the folder can't be written into.
     """
     if not is_first():
         yield
@@ -40,25 +40,19 @@ def only_one_in(folder: Path | str, doing: str) -> Iterator[None]:
     lock, note = FileLock(folder / LOCK_FILE), folder / NOTE_FILE
     with full_disk_reported(folder / LOCK_FILE):
         folder.mkdir(parents=True, exist_ok=True)
-    try:
-        lock.acquire(timeout=PATIENCE)
-    except Timeout:
-        raise FolderInUseError(
-            f"{short_path(folder)} is in use: {_holder(note)}. Wait for the other run, or end it "
-            "(Ctrl+C, or shut down its kernel in JupyterLab), then run this again."
-        ) from None
-    except PermissionError as error:
-        raise SettingsError(
-            f"{short_path(folder)} can't be written into. Name a folder of yours with RUNS=..., or "
-            "change its permissions."
-        ) from error
-    except (OSError, NotImplementedError):  # a file system without locks, or a full one, which
-        pass  # whoever is in here will report of its own files
-    since = datetime.now().astimezone().isoformat(" ", "seconds")
+    # A file system without locks, as some network drives, or a full one keeps nobody out.
+    with suppress(OSError, NotImplementedError), full_disk_reported(folder / LOCK_FILE):
+        try:
+            lock.acquire(timeout=PATIENCE)
+        except Timeout:
+            raise FolderInUseError(
+                f"{short_path(folder)} is in use: {_holder(note)}. Wait for the other run, or end "
+                "it (Ctrl+C, or shut down its kernel in JupyterLab), then run this again."
+            ) from None
+    holder = {"pid": os.getpid(), "host": platform.node(), "doing": doing}
+    holder["since"] = datetime.now().astimezone().isoformat(" ", "seconds")
     with suppress(OSError):
-        write_json(
-            note, {"pid": os.getpid(), "host": platform.node(), "since": since, "doing": doing}
-        )
+        write_json(note, holder)
     try:
         yield
     finally:

@@ -1,4 +1,4 @@
-"""Keras and Matplotlib start without lines about CPU, GPU and fonts; Ctrl+C ends in one sentence."""
+"""Keras and Matplotlib start without lines about CPU, GPU and fonts."""
 
 import logging
 import os
@@ -11,7 +11,7 @@ from contextlib import contextmanager
 # "I0000 00:00:1795 1 port.cc:153] …", before TensorFlow 2.21 "2026-11-24 14:21:34.1: I tensor…",
 # second lines of them, and what announces them.
 _START_UP = re.compile(
-    r"[IWE]\d{4} .*\]|\d{4}-\d\d-\d\d [\d:.]+: [IWE] |WARNING: All log mess|To enable t"
+    rb"[IWE]\d{4} .*\]|\d{4}-\d\d-\d\d [\d:.]+: [IWE] |WARNING: All log mess|To enable t"
 )
 
 
@@ -35,33 +35,18 @@ def quiet_start() -> Iterator[None]:
     except OSError:  # there is no standard error, in a service for example
         yield
         return
-    hidden = _START_UP
+    failed = True
     with tempfile.TemporaryFile() as written:
         os.dup2(written.fileno(), 2)
         try:
             yield
             if "tensorflow" in sys.modules:  # it looks for GPUs at its first use, and complains
                 sys.modules["tensorflow"].config.list_physical_devices()
-        except BaseException:
-            hidden = None
-            raise
+            failed = False
         finally:
             os.dup2(terminal, 2)
             os.close(terminal)
             written.seek(0)
-            for line in written.read().decode(errors="replace").splitlines(keepends=True):
-                if not (hidden and hidden.match(line)):
-                    os.write(2, line.encode())
-
-
-def interrupts_in_a_sentence() -> None:
-    """Lets a program that is stopped with Ctrl+C say so in one sentence; call it first thing."""
-    usual = sys.excepthook
-
-    def show(kind, error, traceback):
-        if issubclass(kind, KeyboardInterrupt):
-            print("\nStopped by Ctrl+C.", file=sys.stderr)
-        else:
-            usual(kind, error, traceback)
-
-    sys.excepthook = show
+            for line in written:
+                if failed or not _START_UP.match(line):
+                    os.write(2, line)
