@@ -274,7 +274,7 @@ def test_a_path_may_begin_at_home(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "photo.png").write_bytes(_encoded("PNG"))
     assert np.array_equal(open_photograph("~/photo.png"), _gradient())
-    with pytest.raises(PhotographError, match="~nobodyhere/photo.png does not exist"):
+    with pytest.raises(PhotographError, match=r"~nobodyhere/photo\.png does not exist"):
         open_photograph("~nobodyhere/photo.png")
 
 
