@@ -75,7 +75,7 @@ class Settings:
         _require(one_of_them, counted, "another PROCESS for each of PROCESSES, counted from 0")
         shared = self.devices >= 1 and self.devices % self.processes == 0
         counted = f"DEVICES is {self.devices}, PROCESSES is {self.processes}"
-        _require(shared, counted, "those of all processes together, equally many in each")
+        _require(shared, counted, "the devices of all processes together, equally many in each")
         found = self.processes == 1 or ":" in self.address
         _require(found, f"ADDRESS is {self.address!r}", "host:port of process 0")
 
