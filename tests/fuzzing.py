@@ -57,7 +57,7 @@ from utils.decoder import build_decoder
 from utils.features import extract_features, load_features
 from utils.machinery.checkpoints import best_epoch_of, weights_file
 from utils.machinery.errors import CaptionProjectError, StaleArtefactError
-from utils.machinery.files import file_hash, write_json
+from utils.machinery.files import file_hash, record_files, write_json
 from utils.search import Consensus, SearchSettings
 from utils.settings import Settings
 from utils.training import train
@@ -505,7 +505,10 @@ def run_all_again(folder: Path) -> None:
 
 
 def show_scores(folder: Path) -> None:
-    assert summary(Settings(runs=folder / "runs"))
+    settings = Settings(runs=folder / "runs")
+    if settings.metrics_file.is_file():  # else its hash would refuse it before it is read
+        record_files("notebook 05_evaluate_captions", settings.metrics_file)
+    assert summary(settings)
 
 
 def targets(folder: Path) -> list[Target]:

@@ -2,6 +2,7 @@ import os
 import stat
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -19,6 +20,7 @@ from utils.machinery.files import (
     require,
     write_arrays,
     write_json,
+    write_table,
     write_text,
 )
 
@@ -156,6 +158,17 @@ def test_a_table_that_is_cut_or_another_is_refused(tmp_path, content, finding):
         read_table(tmp_path / "table.csv", ["a", "b"])
 
 
+@given(st.lists(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\r"))))
+def test_texts_come_back_from_a_table_and_none_is_a_formula(tmp_path_factory, texts):
+    file = tmp_path_factory.mktemp("table") / "table.csv"
+    texts = [*texts, "=1+1", "'=1+1", "+1", "-1", "@a", "\t1"]
+    write_table(file, pd.DataFrame({"a": texts, "b": range(len(texts))}))
+    table = read_table(file, {"a": str, "b": int})
+    assert table["a"].tolist() == texts
+    cells = [line.lstrip('"') for line in file.read_text().splitlines()[-6:]]
+    assert all(cell.startswith("'") for cell in cells)
+
+
 def test_arrays_come_back_and_too_many_of_them_are_refused(tmp_path):
     arrays = {"a": np.arange(6.0).reshape(2, 3), "b": np.array(["x"])}
     write_arrays(tmp_path / "arrays.npz", arrays)
@@ -176,6 +189,8 @@ def test_a_recorded_file_that_was_changed_is_refused_with_what_makes_it(tmp_path
     with pytest.raises(StaleArtefactError, match="changed since notebook 02 wrote it"):
         require(tmp_path / "one", "notebook 02")
     require(tmp_path / "three", "notebook 04")  # nobody recorded it
+    with pytest.raises(StaleArtefactError, match=r"stages.json does not tell.*notebook 04 wrote"):
+        require(tmp_path / "three", "notebook 04", recorded=True)
     record_files("notebook 02", tmp_path / "one")
     require(tmp_path / "one", "notebook 02")
 

@@ -206,7 +206,7 @@ def test_other_objects_are_refused():
 
 
 def test_floating_point_pictures_are_refused():
-    with pytest.raises(PhotographError, match="floating-point"):
+    with pytest.raises(PhotographError, match="32-bit"):
         open_photograph(Image.new("F", (4, 4)))
 
 
@@ -240,6 +240,42 @@ def test_a_jpeg_that_was_cut_is_refused(tmp_path, share, progressive):
     for read in (open_photograph, lambda path: load_pixels(path, 64)):
         with pytest.raises(PhotographError, match=r"photo\.jpg.*cut short"):
             read(tmp_path / "photo.jpg")
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": 0}])
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+def test_a_jpeg_that_was_cut_and_closed_again_is_refused(tmp_path, mode, options):
+    file = tmp_path / "photo.jpg"
+    # Seen sharply, so that no part of the picture is without data; grey, as libjpeg fills it up.
+    noise = Image.effect_noise((1200, 800), 60).convert("RGB")
+    noise.paste((128, 128, 128), (0, 700, 1200, 800))
+    noise.convert(mode).save(file, **options)
+    whole = file.read_bytes()
+    for read in (open_photograph, lambda path: load_pixels(path, 64)):
+        read(file)
+    for share in (0.25, 0.5, 0.75):
+        file.write_bytes(whole[: int(share * len(whole))] + b"\xff\xd9")
+        for read in (open_photograph, lambda path: load_pixels(path, 64)):
+            with pytest.raises(PhotographError, match=r"photo\.jpg.*data end before"):
+                read(file)
+        file.write_bytes(whole)
+
+
+def test_data_behind_the_picture_of_a_jpeg_do_no_harm(tmp_path):
+    grey = Image.new("RGB", (64, 64), (128, 128, 128))
+    for name, options in (("a.jpg", {}), ("b.jpg", {"progressive": True})):
+        grey.save(tmp_path / name, **options)
+        with (tmp_path / name).open("ab") as file:
+            file.write(b"made by a telephone \xff\xd9")
+        assert open_photograph(tmp_path / name).getpixel((63, 63)) == (128, 128, 128)
+
+
+def test_a_path_may_begin_at_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "photo.png").write_bytes(_encoded("PNG"))
+    assert np.array_equal(open_photograph("~/photo.png"), _gradient())
+    with pytest.raises(PhotographError, match=r"~nobodyhere/photo\.png does not exist"):
+        open_photograph("~nobodyhere/photo.png")
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no pipes in folders")

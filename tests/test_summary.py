@@ -37,9 +37,14 @@ METRICS = {
 }
 
 
+def write_scores(settings: Settings, metrics: dict = METRICS) -> None:
+    write_json(settings.metrics_file, metrics)
+    record_files("notebook 05_evaluate_captions", settings.metrics_file)
+
+
 def test_scores_stand_beside_split_beam_protocol_encoder_and_decoder(tmp_path):
     settings = Settings(runs=tmp_path)
-    write_json(settings.metrics_file, METRICS)
+    write_scores(settings)
     write_text(settings.predictions_file, "photo")
 
     lines = summary(settings).splitlines()
@@ -91,7 +96,7 @@ def test_scores_of_another_form_are_refused(tmp_path, where, value):
     for key in where[:-1]:
         inner = inner[key]
     inner[where[-1]] = value
-    write_json(settings.metrics_file, metrics)
+    write_scores(settings, metrics)
     with pytest.raises(StaleArtefactError, match=r"metrics\.json.*notebook 05"):
         summary(settings)
 
@@ -101,16 +106,21 @@ def test_scores_that_were_cut_or_edited_are_a_sentence_and_no_traceback(
 ):
     monkeypatch.setenv("RUNS", str(tmp_path))
     settings = Settings.from_environment()
-    write_json(settings.metrics_file, METRICS)
+    write_scores(settings)
     whole = settings.metrics_file.read_text()
     settings.metrics_file.write_text(whole[:-9])
+    record_files("notebook 05_evaluate_captions", settings.metrics_file)
     assert main() == 1
     assert "not JSON" in capsys.readouterr().err
-    settings.metrics_file.write_text(whole)
-    record_files("notebook 05_evaluate_captions", settings.metrics_file)
+    write_scores(settings)
     settings.metrics_file.write_text(whole.replace("52.44", "95.44"))
     assert main() == 1
     assert "changed since notebook 05" in capsys.readouterr().err
+    for record in ('{"format": 1, "files": {}}', None):
+        file = settings.run_folder / "stages.json"
+        file.unlink() if record is None else file.write_text(record)
+        assert main() == 1
+        assert "stages.json does not tell whether it is as notebook 05" in capsys.readouterr().err
 
 
 def test_control_characters_never_reach_a_terminal_which_need_not_have_every_letter(
@@ -118,7 +128,7 @@ def test_control_characters_never_reach_a_terminal_which_need_not_have_every_let
 ):
     monkeypatch.setenv("RUNS", str(tmp_path))
     settings = Settings.from_environment()
-    write_json(settings.metrics_file, METRICS | {"protocol": "\x1b[2J\r \u732b"})
+    write_scores(settings, METRICS | {"protocol": "\x1b[2J\r \u732b"})
     written = io.BytesIO()
     with io.TextIOWrapper(written, encoding="latin-1") as terminal:
         monkeypatch.setattr(sys, "stdout", terminal)

@@ -17,10 +17,10 @@ def summary(settings: Settings) -> str:
 
     Raises:
         MissingStageError: the run has no scores yet.
-        StaleArtefactError: the file of scores was cut or edited.
+        StaleArtefactError: the file of scores was cut or edited, or nothing tells that it was not.
     """
     remedy = f"Run {NOTEBOOK} again."
-    file = require(settings.metrics_file, NOTEBOOK)
+    file = require(settings.metrics_file, NOTEBOOK, recorded=True)
     fields = dict.fromkeys(("run", "protocol", "dataset", "decoder"), str)
     fields |= {"encoder": dict, "scores": list, "epochs": int, "seed": int}
     metrics = read_json(file, remedy, fields)

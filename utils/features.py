@@ -5,7 +5,6 @@ it. An unfinished one is a hidden folder: the whole array, to be filled, and a r
 of photographs that is. So a kill costs one chunk, and several processes can take turns.
 """
 
-import hashlib
 import os
 import shutil
 import time
@@ -29,6 +28,7 @@ from utils.machinery.errors import (
 )
 from utils.machinery.files import (
     content_hash,
+    file_hash,
     full_disk_reported,
     invalid,
     quick_hash,
@@ -45,14 +45,12 @@ if TYPE_CHECKING:  # importing Keras takes seconds, which reading finished featu
     from utils.encoder import Encoder
 
 MADE_BY = "notebook 03"
-FORMAT = 2  # of the manifest
+FORMAT = 3  # of the manifest
 # Of a whole grid there are 49 to 200 times as many numbers to store as of its mean.
 DTYPES = {"pooled": "float32", "spatial": "float16", "middle": "float16"}
 _READ_AHEAD = 3  # batches that are decoded before the CNN asks for them: this bounds the memory
 _CHUNK = 8  # batches: what a kill can cost
 _MOST_UNREADABLE = 0.05  # of all photographs; more means a broken copy, not a few broken files
-_HASHED_WHOLE = 128 << 20  # bytes of an array up to which all of it is hashed at every load
-_HASHED_OF_ROW = 2048  # numbers at the beginning of each row that are hashed of a larger one
 
 
 class Rows:
@@ -277,7 +275,7 @@ class _Files:
         found, expected = [*array.shape, str(array.dtype)], [*manifest["shape"], manifest["dtype"]]
         if found != expected:
             raise self.stale(f"it has the shape {found}, its manifest says {expected}")
-        if _array_hash(array) != manifest["array_hash"]:
+        if file_hash(self.array) != manifest["array_hash"]:
             raise self.stale(f"it was changed since {MADE_BY} wrote it")
         return array
 
@@ -324,7 +322,7 @@ class _Files:
             "shape": list(array.shape),
             "photos": photos,
             "unreadable": unreadable,
-            "array_hash": _array_hash(array),
+            "array_hash": file_hash(work / "rows.npy"),
             "seconds": round(sum(one["seconds"] for one in records), 1),
         }
         write_json(self.manifest, manifest | {"hash": _manifest_hash(manifest)})
@@ -337,20 +335,6 @@ def _has_shape(rows: Path, shape: tuple[int, ...]) -> bool:
         return np.load(rows, mmap_mode="r").shape == shape
     except Exception:  # not there, cut short, or not whole when a kill came
         return False
-
-
-def _array_hash(array: np.ndarray) -> str:
-    """Hash of all of a small array, of a large one the beginning of each row.
-
-    So a row that was cleared, doubled or exchanged is noticed, and opening 2 GB takes no seconds.
-    """
-    rows = array.reshape(len(array), -1)
-    if array.nbytes > _HASHED_WHOLE:
-        rows = rows[:, :_HASHED_OF_ROW]
-    digest = hashlib.sha256()
-    for start in range(0, len(rows), 256):
-        digest.update(np.ascontiguousarray(rows[start : start + 256]))
-    return digest.hexdigest()
 
 
 def _manifest_hash(manifest: dict[str, Any]) -> str:

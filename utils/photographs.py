@@ -1,8 +1,9 @@
 """Photographs: from whatever a reader hands over to upright RGB pixels, or a readable refusal."""
 
 import errno
+import io
+import os
 import stat
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ FORMATS = tuple(name for name in _PHOTOGRAPHS if name in Image.OPEN)  # of this 
 # As cameras of 50 megapixels take. A PNG file of 37 kB can hold three times as many, and reading
 # one takes up to 12 bytes a pixel.
 MOST_PIXELS = 52_000_000
+_MOST_BYTES = 8 * MOST_PIXELS  # of a file: four channels of 16 bits
 _NO_FILE = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP)
 
 
@@ -30,17 +32,17 @@ def open_photograph(source: Source) -> Image.Image:
     and of an animation the first frame is taken.
 
     Args:
-        source: path of a picture file, a PIL picture (left as it is), or an array of dtype uint8
-            and shape (height, width[, 3 or 4]).
+        source: path of a picture file (`~` is your home), a PIL picture (left as it is), or an
+            array of dtype uint8 and shape (height, width[, 3 or 4]).
 
     Returns:
         PIL picture of mode "RGB", independent of `source`.
 
     Raises:
-        PhotographError: it is not a picture that is read here.
+        PhotographError: it is not a picture that is read here, or not a whole one.
         UnreadablePhotographError: the file could not be read at the moment, whatever it holds.
     """
-    return _decode(source, draft_size=None)
+    return _decode(source)
 
 
 def load_pixels(source: Source, image_size: int) -> np.ndarray:
@@ -54,115 +56,102 @@ def load_pixels(source: Source, image_size: int) -> np.ndarray:
     """
     # A JPEG can be decoded at half, quarter or eighth size for a fraction of the time. Twice the
     # wanted size is kept, so that the resampling below still decides what the pixels look like.
-    image = _decode(source, draft_size=2 * image_size)
+    image = _decode(source, draft=(2 * image_size, 2 * image_size))
     return np.array(image.resize((image_size, image_size), Image.Resampling.BILINEAR))
 
 
-def _decode(source: Source, draft_size: int | None) -> Image.Image:
+def _decode(source: Source, draft: tuple[int, int] | None = None) -> Image.Image:
     if isinstance(source, np.ndarray):
         source = _from_array(source)
-    if isinstance(source, Image.Image):
-        return _decode_opened(source, getattr(source, "filename", "") or "The picture")
-    if not isinstance(source, (str, Path)):
-        raise PhotographError(
-            f"A photograph was given as {type(source).__name__}; expected a path, a PIL picture or "
-            "a uint8 array."
-        )
-    name = str(source)
+    if not isinstance(source, (str, Path, Image.Image)):
+        expected = "expected a path, a PIL picture or a uint8 array"
+        raise PhotographError(f"A photograph was given as {type(source).__name__}; {expected}.")
+    name = getattr(source, "filename", "") or "The picture"
     try:
-        _check_file(Path(source))
-        with Image.open(source, formats=FORMATS) as image:
-            return _decode_opened(image, name, draft_size)
-    except UnidentifiedImageError:
-        raise PhotographError(
-            f"{name} is not a picture of a kind that is read here ({Path(source).stat().st_size:,} "
-            "bytes, no known picture header). Convert it to JPEG or PNG."
-        ) from None
+        if isinstance(source, Image.Image):
+            return _to_rgb(source)
+        name = os.path.expanduser(source)  # noqa: PTH111 Path.expanduser raises for ~nobody
+        status = Path(name).stat()
+        if not stat.S_ISREG(status.st_mode):  # reading a pipe or a device may never end
+            kind = "a folder" if stat.S_ISDIR(status.st_mode) else "not a regular file"
+            raise PhotographError(f"is {kind}. Give the path of one picture file.")
+        if not 0 < status.st_size <= _MOST_BYTES:
+            size = f"has {status.st_size:,} bytes" if status.st_size else "is empty (0 bytes)"
+            raise PhotographError(f"{size}. Download or copy it again.")
+        with Image.open(name, formats=FORMATS) as image:
+            image.draft(None, draft)
+            picture = _to_rgb(image)
+            if image.format in ("JPEG", "MPO") and _ends_early(image, name, draft):
+                raise ValueError("its data end before the picture does")
+            return picture
     except Exception as error:  # Pillow's readers raise nearly anything on damaged files
-        raise _failure(name, error) from error
+        raise _refusal(name, error) from error
 
 
-def _check_file(path: Path) -> None:
-    status = path.stat()
-    if stat.S_ISDIR(status.st_mode):
-        raise PhotographError(f"{path} is a folder. Give the path of one picture file in it.")
-    if not stat.S_ISREG(status.st_mode):  # reading a pipe or a device may never end
-        raise PhotographError(f"{path} is not a regular file. Give the path of a picture file.")
-    if not status.st_size:
-        raise PhotographError(f"{path} is empty (0 bytes). Download or copy it again.")
+def _ends_early(jpeg: Image.Image, name: str, draft: tuple[int, int] | None) -> bool:
+    """Whether the data of a decoded JPEG end before its picture, which libjpeg completes in grey.
+
+    It only warns, and Pillow doesn't hand that on. More data change such a picture, and no other.
+    """
+    last = jpeg.getpixel((jpeg.width - 1, jpeg.height - 1))
+    if "progressive" not in jpeg.info and not {*np.atleast_1d(last).tolist()} <= {127, 128}:
+        return False
+    data = Path(name).read_bytes()
+    end = data.rfind(b"\xff\xd9")
+    more = io.BytesIO(data[:end] + bytes(range(255)) + data[end:])
+    with Image.open(more, formats=FORMATS) as longer:
+        longer.draft(None, draft)
+        return longer.tobytes() != jpeg.tobytes()
 
 
-def _decode_opened(image: Image.Image, name: str, draft_size: int | None = None) -> Image.Image:
-    deep = any(";16" in str(part[3]) for part in getattr(image, "tile", ()))
-    try:
-        if image.width * image.height > MOST_PIXELS:
-            raise Image.DecompressionBombError(f"{image.width:,} x {image.height:,} pixels")
-        if draft_size is not None:
-            image.draft(None, (draft_size, draft_size))
-        image.load()
-        return _to_rgb(image, name, deep)
-    except Exception as error:  # as above
-        raise _failure(name, error) from error
-
-
-def _failure(name: str, error: Exception) -> PhotographError:
-    """Puts in a sentence what reading the photograph `name` raised."""
+def _refusal(name: str, error: Exception) -> PhotographError:
+    """Puts in a sentence why the photograph `name` is not read."""
+    reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    number, kind = getattr(error, "errno", None), PhotographError  # Pillow's own have no number
     if isinstance(error, PhotographError):
-        return error
-    number = getattr(error, "errno", None)  # Pillow's own errors have none
-    if number in _NO_FILE:
-        return PhotographError(
-            f"{name} does not exist ({error.strerror}). Check the spelling; relative paths count "
-            f"from {Path.cwd()}."
-        )
-    if isinstance(error, Image.DecompressionBombError):
-        return PhotographError(
-            f"{name} would unpack to a picture far too large ({error}; at most {MOST_PIXELS:,} "
-            "pixels are read). Scale it down, or leave it out."
-        )
-    if number or isinstance(error, MemoryError):
-        return UnreadablePhotographError(
-            f"{name} could not be read ({getattr(error, 'strerror', 'no memory')}). It may be "
-            "whole: check its permissions and its disk, and try again."
-        )
-    return PhotographError(
-        f"{name} can't be decoded ({str(error) or type(error).__name__}): it is damaged, cut "
-        "short or of a rare kind. Copy it again, or save it as an RGB JPEG or PNG."
-    )
+        told = str(error)
+    elif isinstance(error, UnidentifiedImageError):
+        told = "is not a picture of a kind that is read here. Convert it to JPEG or PNG."
+    elif number in _NO_FILE:
+        told = f"does not exist ({reason}). Relative paths count from {Path.cwd()}."
+    elif isinstance(error, Image.DecompressionBombError):
+        most = f"at most {MOST_PIXELS:,} pixels are read"
+        told = f"would unpack to a picture far too large ({reason}; {most}). Scale it down."
+    elif number or isinstance(error, MemoryError):
+        kind = UnreadablePhotographError
+        told = f"could not be read ({reason}). Check permissions and disk, and try again."
+    else:
+        told = f"can't be decoded ({reason}): it is damaged, cut short or of a rare kind. "
+        told += "Copy it again, or save it as an RGB JPEG or PNG."
+    return kind(f"{name} {told}")
 
 
-def _to_rgb(original: Image.Image, name: str, deep: bool) -> Image.Image:
+def _to_rgb(original: Image.Image) -> Image.Image:
+    if original.width * original.height > MOST_PIXELS:
+        raise Image.DecompressionBombError(f"{original.width:,} x {original.height:,} pixels")
+    deep = any(";16" in str(part[3]) for part in getattr(original, "tile", ()))
+    original.load()
     clear = original.info.get("transparency")
     if original.mode in ("F", "I") and original.format != "PPM":  # PPM's are scaled to 16 bits
-        raise PhotographError(
-            f"{name} holds 32-bit pixels (floating-point or whole numbers), which leave open what "
-            "white is. Save it with 8 bits per channel."
-        )
+        raise PhotographError("holds 32-bit pixels of unknown range. Save it with 8 bits.")
     if original.mode == "RGB" and deep and clear is not None:
-        raise PhotographError(
-            f"{name} names a 16-bit colour as transparent, which is not read here. Save it with 8 "
-            "bits per channel."
-        )
+        raise PhotographError("names a 16-bit colour as transparent. Save it with 8 bits.")
     try:
         image = ImageOps.exif_transpose(original)
     except Exception:  # damaged EXIF data says nothing against the pixels
         image = original.copy()
-    if image.mode.startswith("I"):
-        return _from_16_bits(np.asarray(image), clear, getattr(original, "tag_v2", {}))
+    if image.mode.startswith("I"):  # Pillow would cut all greys above 255 to white
+        grey, tags = np.asarray(image).astype(np.int64), getattr(original, "tag_v2", {})
+        top = 2 ** tags.get(258, (16,))[0] - 1  # BitsPerSample
+        bright = np.clip((grey * 255 + top // 2) // top, 0, 255)
+        if tags.get(262) == 0:  # PhotometricInterpretation: WhiteIsZero
+            bright = 255 - bright
+        bright[grey == clear] = 255
+        return Image.fromarray(bright.astype(np.uint8)).convert("RGB")
     if image.has_transparency_data:
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image.convert("RGBA"))
     return image.convert("RGB")
-
-
-def _from_16_bits(grey: np.ndarray, clear: int | None, tags: Mapping) -> Image.Image:
-    """Scales grey values; `tags` are TIFF's. Pillow would cut everything above 255 to white."""
-    top = 2 ** tags.get(258, (16,))[0] - 1  # BitsPerSample
-    bright = (grey.astype(np.int64) * 255 + top // 2) // top
-    if tags.get(262) == 0:  # PhotometricInterpretation: WhiteIsZero
-        bright = 255 - bright
-    bright[grey == clear] = 255
-    return Image.fromarray(np.clip(bright, 0, 255).astype(np.uint8)).convert("RGB")
 
 
 def _from_array(pixels: np.ndarray) -> Image.Image:
@@ -171,11 +160,10 @@ def _from_array(pixels: np.ndarray) -> Image.Image:
             f"The array's dtype is {pixels.dtype}; expected uint8. For values in [0, 1] pass "
             "(255 * pixels).round().astype('uint8'), in [0, 255] pixels.astype('uint8')."
         )
-    grey = pixels.ndim == 2
-    colour = pixels.ndim == 3 and pixels.shape[2] in (3, 4)
-    if not (grey or colour) or 0 in pixels.shape:
-        raise PhotographError(
-            f"The array's shape is {pixels.shape}; expected (height, width[, 3 or 4]). Of a batch, "
-            "pass one photograph at a time."
-        )
+    if (
+        not (pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] in (3, 4)))
+        or not pixels.size
+    ):
+        expected = "expected (height, width[, 3 or 4]). Of a batch, pass one at a time"
+        raise PhotographError(f"The array's shape is {pixels.shape}; {expected}.")
     return Image.fromarray(pixels)

@@ -5,10 +5,12 @@ nothing else reads the environment. All paths of the project are defined here an
 """
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryFile
 
 from utils.machinery.errors import SettingsError
 
@@ -61,31 +63,21 @@ class Settings:
         for name, known in (("dataset", DATASETS), ("encoder", ENCODERS), ("decoder", DECODERS)):
             _require_known(name.upper(), getattr(self, name), known)
         for name, least, most in (("epochs", 1, 10_000), ("seed", 0, 2**32 - 1)):
-            if not least <= (value := getattr(self, name)) <= most:
-                raise SettingsError(
-                    f"{name.upper()} is {value}; expected a number from {least} to {most}."
-                )
-        if self.limit is not None and self.limit < 12:
-            raise SettingsError(
-                f"LIMIT is {self.limit}; expected 12 or more, so that every split keeps some."
-            )
-        if self.dataset == "folder" and self.data is None:
-            raise SettingsError("DATASET is 'folder'; expected DATA too, the path of that folder.")
-        if self.processes < 1 or not 0 <= self.process < self.processes:
-            raise SettingsError(
-                f"PROCESS is {self.process} and PROCESSES {self.processes}; expected 1 or more "
-                "PROCESSES, and for each of them another PROCESS, counted from 0."
-            )
-        if self.devices < 1 or self.devices % self.processes:
-            raise SettingsError(
-                f"DEVICES is {self.devices} and PROCESSES {self.processes}; expected the devices "
-                "of all processes together, equally many in each."
-            )
-        if self.processes > 1 and ":" not in self.address:
-            raise SettingsError(
-                f"ADDRESS is {self.address!r}; expected host:port of process 0, such as "
-                "10.0.0.1:5000, where the other processes find it."
-            )
+            value = getattr(self, name)
+            expected = f"a number from {least} to {most}"
+            _require(least <= value <= most, f"{name.upper()} is {value}", expected)
+        enough = self.limit is None or self.limit >= 12
+        _require(enough, f"LIMIT is {self.limit}", "12 or more, so that every split keeps some")
+        named = self.dataset != "folder" or self.data is not None
+        _require(named, "DATASET is 'folder'", "DATA too, the path of that folder")
+        counted = f"PROCESSES is {self.processes}, PROCESS is {self.process}"
+        one_of_them = 0 <= self.process < self.processes
+        _require(one_of_them, counted, "another PROCESS for each of PROCESSES, counted from 0")
+        shared = self.devices >= 1 and self.devices % self.processes == 0
+        counted = f"DEVICES is {self.devices}, PROCESSES is {self.processes}"
+        _require(shared, counted, "the devices of all processes together, equally many in each")
+        found = self.processes == 1 or ":" in self.address
+        _require(found, f"ADDRESS is {self.address!r}", "host:port of process 0")
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] | None = None) -> "Settings":
@@ -104,27 +96,21 @@ class Settings:
             if not text:
                 continue
             if setting.type in (int, int | None):
-                chosen[name] = _whole_number(name.upper(), text)
+                whole = re.fullmatch(r"[+-]?\d{1,20}", text)
+                _require(whole, f"{name.upper()} is {text[:40]!r}", "a whole number")
+                chosen[name] = int(text)
             elif name in ("data", "runs") or (name == "weights" and text.lower() not in WEIGHTS):
                 chosen[name] = _project_path(name.upper(), text)
             else:
                 chosen[name] = text.lower()
         settings = cls(**chosen | {"weights": str(chosen.get("weights", cls.weights))})
-        if settings.weights not in WEIGHTS and not Path(settings.weights).is_file():
-            raise SettingsError(
-                f"WEIGHTS is {settings.weights}, which is not a file. Expected imagenet, none, or "
-                "the path of a weights file."
-            )
-        existing = next(path for path in (settings.runs, *settings.runs.parents) if path.exists())
-        if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
-            raise SettingsError(
-                f"RUNS is {settings.runs}, and {existing} is not a folder that can be written "
-                "into. Set RUNS to a folder of yours."
-            )
+        usable = settings.weights in WEIGHTS or Path(settings.weights).is_file()
+        expected = "imagenet, none, or the path of a weights file"
+        _require(usable, f"WEIGHTS is {settings.weights}, which is not a file", expected)
+        _require_writable(settings.runs)
         backend = environ.get("KERAS_BACKEND", "").strip() or BACKENDS[0]
         _require_known("KERAS_BACKEND", backend, BACKENDS)
-        if find_spec(backend) is None:
-            raise SettingsError(f"KERAS_BACKEND is {backend!r}, and no such package is installed.")
+        _require(find_spec(backend), f"KERAS_BACKEND is {backend!r}", "a package that is installed")
         return settings
 
     @property
@@ -135,7 +121,7 @@ class Settings:
 
     @property
     def prepared_folder(self) -> Path:
-        return self.runs / f"{self.dataset}-{self.encoder}{_part('limit', self.limit, None)}"
+        return self.runs / f"{self.dataset}-{self.encoder}{self._changed('limit')}"
 
     dataset_summary_file = _in_prepared("dataset.json")
     captions_file = _in_prepared("captions.csv")
@@ -148,9 +134,14 @@ class Settings:
     @property
     def run_name(self) -> str:
         """Names everything that the results depend on, so no run overwrites another."""
-        choices = f"{self.dataset}-{self.encoder}-{self.decoder}"
-        limit = _part("limit", self.limit, None)
-        return f"{choices}{limit}{_part('epochs', self.epochs, 20)}{_part('seed', self.seed, 42)}"
+        changed = self._changed("limit", "epochs", "seed")
+        return f"{self.dataset}-{self.encoder}-{self.decoder}{changed}"
+
+    def _changed(self, *names: str) -> str:
+        found = {name: getattr(self, name) for name in names}
+        return "".join(
+            f"-{k}{value}" for k, value in found.items() if value != getattr(Settings, k)
+        )
 
     @property
     def run_folder(self) -> Path:
@@ -179,20 +170,23 @@ def short_path(path: Path) -> Path:
     return path.relative_to(PROJECT) if path.is_relative_to(PROJECT) else path
 
 
-def _part(name: str, value: int | None, default: int | None) -> str:
-    return "" if value == default else f"-{name}{value}"
+def _require(right: object, finding: str, expected: str) -> None:
+    if not right:
+        raise SettingsError(f"{finding}; expected {expected}.")
 
 
 def _require_known(variable: str, value: str, known: tuple[str, ...]) -> None:
-    if value not in known:
-        raise SettingsError(f"{variable} is {value!r}; expected one of {', '.join(known)}.")
+    _require(value in known, f"{variable} is {value!r}", f"one of {', '.join(known)}")
 
 
-def _whole_number(variable: str, text: str) -> int:
+def _require_writable(runs: Path) -> None:
     try:
-        return int(text)
-    except ValueError:
-        raise SettingsError(f"{variable} is {text[:40]!r}; expected a whole number.") from None
+        existing = next(path for path in (runs, *runs.parents) if path.exists())
+        with TemporaryFile(dir=existing):  # what permissions say doesn't hold for root, or in /proc
+            pass
+    except OSError as error:
+        finding = f"RUNS is {runs}, which can't be written into ({error.strerror})"
+        raise SettingsError(f"{finding}; expected a folder of yours.") from error
 
 
 def _project_path(variable: str, text: str) -> Path:

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 from unittest.mock import patch
 
 import numpy as np
+import pandas as pd
 
 from tests.robustness import row
 from tests.test_features import SlowEncoder, draw_photos
@@ -22,7 +23,7 @@ from utils.decoder import build_decoder
 from utils.encoder import load_encoder
 from utils.features import extract_features, load_features
 from utils.machinery.errors import UnreadablePhotographError
-from utils.machinery.files import file_hash, record_files, write_text
+from utils.machinery.files import file_hash, read_table, record_files, write_table, write_text
 from utils.search import SearchSettings
 
 ONLINE = SlowEncoder(name="xception")
@@ -87,6 +88,16 @@ def _(folder: Path) -> str:
     return str(load_features(folder / "features"))
 
 
+@row("Features", "one number in the middle that became none")
+def _(folder: Path) -> str:
+    photos = draw_photos(folder / "photos", 10)
+    extract_features(ONLINE, photos, folder / "features", "spatial")
+    array = np.load(folder / "features" / "spatial.npy", mmap_mode="r+")
+    array[3, 1, 1, 1] = np.nan
+    array.flush()
+    return str(load_features(folder / "features", "spatial"))
+
+
 @row("Features", "a manifest whose photographs are in another order")
 def _(folder: Path) -> str:
     features = extract_features(ONLINE, draw_photos(folder / "photos", 10), folder / "features")
@@ -100,6 +111,18 @@ def _(folder: Path) -> str:
     extract_features(ONLINE, photos, folder / "features")
     path = photos.photo_path("photo007.png")
     path.write_bytes(bytes(path.stat().st_size))
+    return str(extract_features(ONLINE, photos, folder / "features"))
+
+
+@row("Features", "a photograph was changed in its middle only")
+def _(folder: Path) -> str:
+    photos = draw_photos(folder / "photos", 10)
+    path = photos.photo_path("photo007.png")
+    path.write_bytes(path.read_bytes() + bytes(100_000))
+    extract_features(ONLINE, photos, folder / "features")
+    with path.open("r+b") as file:
+        file.seek(50_000)
+        file.write(b"other")
     return str(extract_features(ONLINE, photos, folder / "features"))
 
 
@@ -168,6 +191,17 @@ def _(folder: Path) -> str:
     record_files("notebook 02", folder / "captions.csv")
     write_text(folder / "captions.csv", table.replace("dog", "cat"))
     return str(read_caption_table(folder / "captions.csv"))
+
+
+@row("Table of captions", "captions that a spreadsheet would take for formulas")
+def _(folder: Path) -> str:
+    said = ["=1+1", "+1 dog", "-1 dog", "@dog", "\t=dog", "'=dog", "'s dog", "a dog"]
+    table = pd.DataFrame({"caption": said})
+    write_table(folder / "captions.csv", table)
+    written = (folder / "captions.csv").read_text().splitlines()[1:]
+    assert not any(line.startswith(tuple("=+-@\t")) for line in written)
+    assert read_table(folder / "captions.csv", {"caption": str}).equals(table)
+    return f"written as text, such as {written[0]}, and read as they were"
 
 
 # A captioner's three files

@@ -118,6 +118,13 @@ def _(folder: Path, name: str, options: dict) -> str:
     return captioned(folder / name, COLOUR)
 
 
+@row("Photographs", "a path that begins at home, ~/photo.png")
+def _(folder: Path) -> str:
+    Image.fromarray(COLOUR).save(folder / "photo.png")
+    with patch.dict(os.environ, {"HOME": str(folder)}):
+        return captioned("~/photo.png", COLOUR)
+
+
 @row("Photographs", "1 x 1 pixel", 1, 1)
 @row("Photographs", "1 x 4000 pixels", 1, 4000)
 @row("Photographs", "4000 x 1 pixels", 4000, 1)
@@ -188,6 +195,16 @@ def _(folder: Path, progressive: bool) -> str:
     return captioner().caption(folder / "photo.jpg")
 
 
+@row("Photographs", "a JPEG cut at a quarter, with an end put to it", False)
+@row("Photographs", "a progressive JPEG cut at a quarter, with an end put to it", True)
+def _(folder: Path, progressive: bool) -> str:
+    noise = Image.effect_noise((120, 90), 60)
+    noise.save(folder / "photo.jpg", progressive=progressive)
+    whole = (folder / "photo.jpg").read_bytes()
+    (folder / "photo.jpg").write_bytes(whole[: len(whole) // 4] + b"\xff\xd9")
+    return captioner().caption(folder / "photo.jpg")
+
+
 @row("Photographs", "32 bits per pixel")
 def _(folder: Path) -> str:
     Image.fromarray(GREY.astype(np.int32)).save(folder / "photo.tif")
@@ -251,6 +268,11 @@ def _(folder: Path) -> str:
 @row("Photographs", "a path that is missing")
 def _(folder: Path) -> str:
     return captioner().caption(folder / "photo.jpg")
+
+
+@row("Photographs", "a name with control characters, for a terminal to obey")
+def _(folder: Path) -> str:
+    return captioner().caption(folder / "\x1b[2J\a.jpg")
 
 
 @row("Photographs", "an array of floats in [0, 1]", COLOUR / 255)

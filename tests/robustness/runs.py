@@ -18,7 +18,13 @@ from tools import run_notebooks
 from tools.summary import summary
 from utils.machinery import lock
 from utils.machinery.errors import CaptionProjectError
-from utils.machinery.files import atomic_path, full_disk_reported, record_files, write_json
+from utils.machinery.files import (
+    RECORD_FILE,
+    atomic_path,
+    full_disk_reported,
+    record_files,
+    write_json,
+)
 from utils.machinery.lock import LOCK_FILE, only_one_in
 from utils.settings import Settings
 
@@ -91,6 +97,16 @@ def _(folder: Path, content: bytes | None) -> str:
         write_json(settings.metrics_file, METRICS)
         record_files("notebook 05_evaluate_captions", settings.metrics_file)
         settings.metrics_file.write_bytes(content)
+    return summary(settings)
+
+
+@row("Results", "scores edited by hand, and the record of them emptied", {"format": 1, "files": {}})
+@row("Results", "scores edited by hand, and the record of them deleted", None)
+def _(folder: Path, record: dict | None) -> str:
+    settings = Settings(runs=folder)
+    write_json(settings.metrics_file, METRICS)
+    if record is not None:
+        write_json(settings.run_folder / RECORD_FILE, record)
     return summary(settings)
 
 

@@ -19,6 +19,7 @@ from utils.settings import Settings
 @row("Settings", "WEIGHTS is a file that is not there", {"WEIGHTS": "gone.weights.h5"})
 @row("Settings", "RUNS is a file", {"RUNS": "file"})
 @row("Settings", "RUNS is below a file", {"RUNS": "file/runs"})
+@row("Settings", "RUNS is a folder of the system", {"RUNS": "/proc/runs"})
 @row("Settings", "KERAS_BACKEND is unknown", {"KERAS_BACKEND": "theano"})
 @row("Settings", "DEVICES do not divide among PROCESSES", {"DEVICES": "3", "PROCESSES": "2"})
 @row("Settings", "ADDRESS lacks its port", {"PROCESSES": "2", "DEVICES": "2", "ADDRESS": "host"})

@@ -8,6 +8,11 @@ the built-in exception that a reader would expect.
 class CaptionProjectError(Exception):
     """Base of every error that this package raises on purpose."""
 
+    def __str__(self) -> str:
+        # Control characters, from names and from damaged files, could command a terminal.
+        text = super().__str__()
+        return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
+
 
 class SettingsError(CaptionProjectError, ValueError):
     """A setting has a value that nothing here understands."""

@@ -7,7 +7,6 @@ import json
 import math
 import os
 import shutil
-import stat
 import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,10 +26,12 @@ from utils.machinery.errors import (
 from utils.settings import short_path
 
 RECORD_FILE = "stages.json"  # in a folder: the hash of each file that a notebook handed over
-_MOST_HASHED = 1 << 30  # bytes of a file that is handed over; features have hashes of their own
-_ENDS = 4096  # bytes at both ends of a file that `quick_hash` reads
+_MOST_HASHED = 16 << 30  # bytes of a file; the spatial features of Flickr8k have 3.3 GB
 _NEARLY_FULL = 1 << 20  # bytes: less than this free explains a write that failed without a reason
 _MOST_BYTES = 256 << 20  # of a JSON or CSV file; Flickr8k's largest has 8 MB
+# What a spreadsheet takes for a formula at the beginning of a cell. There it gets an apostrophe
+# when it is written, which is taken off when it is read.
+_FORMULA, _GUARDED = r"^('*[=+\-@\t])", r"^'('*[=+\-@\t])"
 
 
 @contextmanager
@@ -78,10 +79,9 @@ def full_disk_reported(target: Path) -> Iterator[None]:
         unexplained = error.errno is None and free < _NEARLY_FULL
         if error.errno not in (errno.ENOSPC, errno.EDQUOT) and not unexplained:
             raise
-        raise DiskFullError(
-            f"The disk is full: no room for {name} ({free:,} bytes are free). Make room, or name a "
-            "folder on another disk with RUNS=..., and run this again: it goes on where it stopped."
-        ) from error
+        finding = f"The disk is full: no room for {name} ({free:,} bytes are free)"
+        remedy = "Make room, or set RUNS to another disk, and run this again: it goes on from here."
+        raise DiskFullError(f"{finding}. {remedy}") from error
 
 
 def write_text(target: Path | str, text: str) -> None:
@@ -97,25 +97,24 @@ def write_json(target: Path | str, content: Any) -> None:
 
 def invalid(source: Path | str, finding: str, remedy: str = "") -> StaleArtefactError:
     """The error for a file that can't be used: what was found in it, and what to do."""
-    sentence = f"{short_path(Path(source))} can't be used: {finding}. {remedy}".rstrip()
-    # Control characters from a damaged file could garble a terminal.
-    return StaleArtefactError("".join(c if c.isprintable() else ascii(c)[1:-1] for c in sentence))
+    return StaleArtefactError(
+        f"{short_path(Path(source))} can't be used: {finding}. {remedy}".rstrip()
+    )
 
 
 def read_text(source: Path | str, remedy: str = "") -> str:
     """Reads a UTF-8 file; a pipe can't hang it, and a huge file can't fill the memory.
 
-    Raises:
-        MissingStageError: there is no such file; the message ends with `remedy`, what to do.
-        StaleArtefactError: it is no regular file, too large, not text, or can't be read.
+    Raises `MissingStageError` if there is no such file, and `StaleArtefactError` if it can't be
+    read or isn't text; `remedy`, what to do, ends the message.
     """
     source = Path(source)
     try:
-        status = source.stat()
-        if not stat.S_ISREG(status.st_mode):
+        size = source.stat().st_size
+        if not source.is_file():
             raise invalid(source, "it is not a regular file", remedy)
-        if status.st_size > _MOST_BYTES:
-            raise invalid(source, f"it has {status.st_size:,} bytes", remedy)
+        if size > _MOST_BYTES:
+            raise invalid(source, f"it has {size:,} bytes", remedy)
         return source.read_text(encoding="utf-8")
     except FileNotFoundError as error:
         raise MissingStageError(f"{short_path(source)} is missing. {remedy}".rstrip()) from error
@@ -143,10 +142,8 @@ def check_fields(
     """Returns `content`, read from `source`, if it is an object with these fields, or more.
 
     Each field has a type, a function that tells whether a value is right, or the value itself. A
-    `bool` is no `int`; a `float` may be a whole number and must be finite.
-
-    Raises:
-        StaleArtefactError: it is something else; the message names the field and its value.
+    `bool` is no `int`; a `float` may be a whole number and must be finite. Raises
+    `StaleArtefactError`, which names the field and its value.
     """
     if not isinstance(content, dict):
         raise invalid(source, f"it holds {json.dumps(content)[:60]}, not an object", remedy)
@@ -165,6 +162,12 @@ def check_fields(
             wanted = "" if callable(wanted) else f"; expected {wanted}"
             raise invalid(source, f"{name!r} is {json.dumps(value)[:60]}{wanted}", remedy)
     return content
+
+
+def write_table(target: Path | str, table: pd.DataFrame) -> None:
+    """Writes a CSV file atomically, for `read_table`; no text in it is a spreadsheet's formula."""
+    with atomic_path(target) as part:
+        table.replace(_FORMULA, r"'\1", regex=True).to_csv(part, index=False)
 
 
 def read_table(
@@ -186,7 +189,7 @@ def read_table(
         raise invalid(source, f"it has no column {lacking[0]!r}, only {found}", remedy)
     if not text.endswith("\n"):
         raise invalid(source, "its last line is cut", remedy)
-    return table
+    return table.replace(_GUARDED, r"\1", regex=True)
 
 
 def write_arrays(target: Path | str, arrays: Mapping[str, np.ndarray]) -> None:
@@ -206,14 +209,14 @@ def read_arrays(source: Path | str, most_bytes: int, remedy: str) -> dict[str, n
         if not Path(source).is_file():
             raise ValueError("not a regular file")
         with zipfile.ZipFile(source) as archive:
-            members = archive.infolist()
-            if (size := sum(member.file_size for member in members)) > most_bytes:
+            sizes = {member.filename: member.file_size for member in archive.infolist()}
+            if (size := sum(sizes.values())) > most_bytes:
                 raise ValueError(f"{size:,} bytes, at most {most_bytes:,} are expected")
             arrays = {}
-            for member in members:
-                with archive.open(member) as content:
+            for name in sizes:
+                with archive.open(name) as content:
                     array = np.lib.format.read_array(content, allow_pickle=False)
-                arrays[member.filename.removesuffix(".npy")] = array
+                arrays[name.removesuffix(".npy")] = array
             return arrays
     except Exception as error:  # zipfile and NumPy raise nearly anything on damaged files
         reason = str(error) or type(error).__name__
@@ -226,17 +229,17 @@ def record_files(made_by: str, *paths: Path) -> None:
     `made_by` is the notebook that made them: "notebook 02_clean_captions".
     """
     for path in paths:
-        files = _record(path.parent)
-        files[path.name] = {"made_by": made_by, "sha256": file_hash(path)}
+        files = _record(path.parent) | {path.name: {"made_by": made_by, "sha256": file_hash(path)}}
         write_json(path.parent / RECORD_FILE, {"format": 1, "files": files})
 
 
-def require(path: Path, made_by: str) -> Path:
+def require(path: Path, made_by: str, recorded: bool = False) -> Path:
     """Returns `path` if it is there, and unchanged if `record_files` knows it.
 
     Raises:
         MissingStageError: it is not there; the message names `made_by` ("notebook 02 ...").
-        StaleArtefactError: it is not a regular file, or was changed since it was recorded.
+        StaleArtefactError: it is not a regular file, or was changed since it was recorded; or it
+            had to be `recorded`, and is not.
     """
     if not path.exists():
         finding = f"{short_path(path)} is missing."
@@ -244,7 +247,10 @@ def require(path: Path, made_by: str) -> Path:
     if not path.is_file():
         raise invalid(path, "it is not a regular file", f"Move it away and run {made_by} again.")
     known = _record(path.parent).get(path.name)
-    if known is not None and file_hash(path) != known["sha256"]:
+    if recorded and not known:
+        finding = f"{RECORD_FILE} does not tell whether it is as {made_by} wrote it"
+        raise invalid(path, finding, f"Run {made_by} again, or restore both.")
+    if known and file_hash(path) != known["sha256"]:
         remedy = f"Run {known['made_by']} again, or restore the file."
         raise invalid(path, f"it was changed since {known['made_by']} wrote it", remedy)
     return path
@@ -261,7 +267,7 @@ def _record(folder: Path) -> dict[str, dict[str, str]]:
 
 
 def file_hash(path: Path | str) -> str:
-    """SHA-256 of a file's content, 64 hexadecimal digits; `StaleArtefactError` above 1 GiB."""
+    """SHA-256 of a file's content, 64 hexadecimal digits; `StaleArtefactError` above 16 GiB."""
     with Path(path).open("rb") as file:
         if (size := os.fstat(file.fileno()).st_size) > _MOST_HASHED:
             raise invalid(path, f"it has {size:,} bytes")
@@ -269,14 +275,7 @@ def file_hash(path: Path | str) -> str:
 
 
 def quick_hash(path: Path) -> str | None:
-    """Hash of a file's size, first and last block, to notice another file; None if missing."""
-    if not path.exists():
-        return None
-    with path.open("rb") as file:
-        size = os.fstat(file.fileno()).st_size
-        first = file.read(_ENDS)
-        file.seek(max(size - _ENDS, 0))
-        return hashlib.sha256(b"%d" % size + first + file.read(_ENDS)).hexdigest()
+    return file_hash(path) if path.exists() else None
 
 
 def content_hash(content: Any) -> str:
