@@ -50,7 +50,7 @@ _TERMINAL_CODES = re.compile(r"\x1b\[[0-9;]*m")
 _ERROR_LINES = 15  # of a traceback, whose beginning is mostly library code
 # The page needs no network: of the scripts that the stock template loads only MathJax stays, and
 # without it a formula is shown as it was typed.
-_PAGE = """{% extends 'lab/index.html.j2' %}
+NOTEBOOK_PAGE = """{% extends 'lab/index.html.j2' %}
 {% block html_head_js_requirejs %}{% endblock %}
 {% block html_head_js_mermaidjs %}{% endblock %}"""
 
@@ -192,7 +192,7 @@ def _keep(content: NotebookNode, name: str, settings: Settings) -> None:
     """Writes the executed notebook and its page, without the paths of this machine."""
     content = _without_paths(content)
     write_text(_executed_file(settings, name), nbformat.writes(content))
-    exporter = HTMLExporter(raw_template=_PAGE)
+    exporter = HTMLExporter(raw_template=NOTEBOOK_PAGE)
     page, _ = exporter.from_notebook_node(content, {"metadata": {"name": name}})
     write_text(settings.notebooks_folder / f"{name}.html", page)
 

@@ -13,7 +13,9 @@ import nbformat
 import pdoc
 from nbconvert import HTMLExporter
 
-from utils.machinery.files import write_text
+from tools.run_notebooks import NOTEBOOK_PAGE
+from utils.machinery.files import read_text, write_text
+from utils.machinery.quiet import quiet_start
 from utils.settings import PROJECT, Settings, short_path
 
 SITE = PROJECT / "build" / "site"
@@ -24,11 +26,13 @@ PAGE = """<!doctype html>
 <title>Photograph captions</title>
 <style>
 body {{ font: 17px/1.5 system-ui, sans-serif; max-width: 42rem; margin: 2rem auto; }}
+body {{ padding: 0 1rem; }}
 input {{ font: inherit; width: 20rem; max-width: 100%; }}
 </style>
 <h1>Photograph captions</h1>
 <h2>Notebooks</h2>
 <ol start="0">{notebooks}</ol>
+<p>Without a network, formulas are shown as they were typed.</p>
 <h2>Report</h2>
 <p><a href="report.pdf">The report of a run (PDF)</a></p>
 <h2>Modules</h2>
@@ -48,14 +52,19 @@ def build_site(settings: Settings, folder: Path = SITE, modules: tuple[str, ...]
         write_notebook(path, settings.notebooks_folder, folder / "notebooks")
         for path in sorted((PROJECT / "notebooks").glob("*.ipynb"))
     ]
+    for path in [PROJECT / "data" / "README.md", *sorted((PROJECT / "models").glob("*/README.md"))]:
+        write_article(path, (folder / path.relative_to(PROJECT)).with_suffix(".html"))
     report = settings.report_file
     published = PROJECT / "report" / "report.pdf"
     shutil.copyfile(report if report.exists() else published, folder / "report.pdf")
+    with quiet_start():  # pdoc loads what it describes
+        import keras  # noqa: F401
+    pdoc.render.configure(docformat="google")
     pdoc.pdoc(*modules, output_directory=folder / "api")
-    pages = sorted(path.relative_to(folder / "api") for path in (folder / "api").rglob("*.html"))
+    pages = [path.relative_to(folder / "api") for path in (folder / "api").rglob("*.html")]
     documented = [
         (f"api/{page.as_posix()}", ".".join(page.with_suffix("").parts))
-        for page in pages
+        for page in sorted(pages, key=lambda page: page.with_suffix("").parts)
         if page.name != "index.html"
     ]
     lists = {"notebooks": list_of(notebooks), "modules": list_of(documented)}
@@ -67,12 +76,25 @@ def write_notebook(path: Path, executed: Path, folder: Path) -> tuple[str, str]:
     """Writes a notebook as a page, as it ran if it did; returns the page's address and title."""
     ran = executed / path.name
     notebook = nbformat.read(ran if ran.exists() else path, as_version=4)
-    exporter = HTMLExporter(template_name="lab", embed_images=True)
-    page, _ = exporter.from_notebook_node(notebook, {"metadata": {"path": str(path.parent)}})
-    page = re.sub(r'href="([^":]+)\.ipynb"', r'href="\1.html"', page)  # to one another
-    write_text(folder / f"{path.stem}.html", page)
+    _write_page(notebook, path.parent, folder / f"{path.stem}.html")
     title = notebook.cells[0].source.splitlines()[0].lstrip("# ")
     return f"notebooks/{path.stem}.html", title.split("·")[-1].strip()
+
+
+def write_article(path: Path, page: Path) -> None:
+    """Writes a Markdown file, to which notebooks link, as a page that looks like theirs."""
+    text = nbformat.v4.new_markdown_cell(read_text(path))
+    _write_page(nbformat.v4.new_notebook(cells=[text]), path.parent, page)
+
+
+def _write_page(notebook: nbformat.NotebookNode, folder: Path, page: Path) -> None:
+    """The notebook as HTML, whose links to notebooks and Markdown files lead to their pages."""
+    exporter = HTMLExporter(raw_template=NOTEBOOK_PAGE, embed_images=True)
+    resources = {"metadata": {"path": str(folder), "name": page.stem}}
+    content, _ = exporter.from_notebook_node(notebook, resources)
+    write_text(
+        page, re.sub(r'href="([^":]+)\.(?:ipynb|md)(#[^"]*)?"', r'href="\1.html\2"', content)
+    )
 
 
 def list_of(links: list[tuple[str, str]]) -> str:
