@@ -426,17 +426,13 @@ def test_the_command_says_what_is_wrong_in_a_sentence(album, bundle, capsys, wro
     assert len(shown.err.splitlines()) == 1
 
 
-def test_ctrl_c_ends_the_command_in_a_sentence():
-    code = (
-        "import runpy, sys\nimport utils.search\nsys.argv = ['captioner', 'photo.jpg']\n"
-        "def stop(*arguments): raise KeyboardInterrupt\n"
-        "import utils.machinery.files as files\nfiles.read_json = stop\n"
-        "runpy.run_module('utils.captioner', run_name='__main__')"
-    )
-    environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
-    done = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
-    )
-    assert done.returncode != 0
-    assert done.stderr.strip().splitlines()[-1] == "Stopped by Ctrl+C."
-    assert "Traceback" not in done.stderr
+def test_ctrl_c_ends_the_command_in_a_sentence_and_errors_are_shown_as_ever(monkeypatch, capsys):
+    shown = []
+    monkeypatch.setattr(sys, "excepthook", lambda *error: shown.append(error[0]))
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    capsys.readouterr()
+    sys.excepthook(KeyboardInterrupt, KeyboardInterrupt(), None)
+    sys.excepthook(ValueError, ValueError(), None)
+    assert capsys.readouterr().err.strip() == "Stopped by Ctrl+C."
+    assert shown == [ValueError]

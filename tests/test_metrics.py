@@ -352,21 +352,15 @@ def test_missing_captions_or_references_are_refused():
         metrics.score_captions(["a dog", "a cat"], [["a dog"], []])
 
 
-@pytest.fixture
-def fresh_meteor():
-    """No Java program from an earlier test, and none left for a later one."""
-    metrics._java_meteor.cache_clear()
-    yield
-    metrics._java_meteor.cache_clear()
-
-
-def test_meteor_is_left_out_where_java_is_missing(monkeypatch, fresh_meteor):
+def test_meteor_is_left_out_where_java_is_missing(monkeypatch):
+    not_started = metrics._java_meteor.__wrapped__  # whatever other tests did
+    monkeypatch.setattr(metrics, "_java_meteor", not_started)
     monkeypatch.setattr(metrics.shutil, "which", lambda name: None)
     assert metrics.meteor(["a dog"], [["a dog"]]) is None
 
 
 @needs_java
-def test_meteor_of_the_java_program_prefers_the_right_caption(fresh_meteor):
+def test_meteor_of_the_java_program_prefers_the_right_caption():
     pytest.importorskip("pycocoevalcap.meteor.meteor")
     references = [["a dog runs over the grass"], ["two men sit on a bench"]]
     right = metrics.meteor(["A dog runs over the grass .", "Two men sit on a bench ."], references)
