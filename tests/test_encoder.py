@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from utils import encoder as encoder_module
-from utils.encoder import ENCODERS, add_changes, load_encoder, load_encoder_for, write_changes
-from utils.machinery.errors import EncoderError, PhotographError, StaleArtefactError
+from utils.encoder import ENCODERS, load_encoder, load_encoder_for
+from utils.machinery.errors import EncoderError, PhotographError
 from utils.settings import Settings
 
 SIZE = 96
@@ -86,37 +86,6 @@ def test_the_wide_xception_gives_the_last_two_blocks_side_by_side(untrained):
     )
     np.testing.assert_array_equal(both[..., 1024:], one)
     assert both[..., :1024].std() > 0
-
-
-def test_what_fine_tuning_changed_is_added_to_the_weights(tmp_path):
-    cnn = load_encoder("mobilenet_v2", "none").cnn
-    before = [variable.numpy() for variable in cnn.weights]
-    for variable in cnn.weights[-4:-2]:
-        variable.assign(variable.numpy() + 0.01)
-    tuned = cnn.get_weights()
-    write_changes(cnn, before, tmp_path / "changes.npz")
-    cnn.set_weights(before)
-    add_changes(cnn, tmp_path / "changes.npz")
-    for found, expected in zip(cnn.get_weights(), tuned, strict=True):
-        np.testing.assert_allclose(found, expected, atol=1e-4)
-    with np.load(tmp_path / "changes.npz") as arrays:
-        assert len(arrays.files) == 2
-
-
-@pytest.mark.parametrize(
-    "arrays",
-    [
-        {"0": np.zeros(3, np.float16)},
-        {"9999": np.zeros(3, np.float16)},
-        {"-1": np.zeros(1, np.float16)},
-        {"0": np.full((3, 3, 3, 32), np.nan, np.float16)},
-        {"0": np.zeros((3, 3, 3, 32))},
-    ],
-)
-def test_changes_of_another_network_are_refused(untrained, tmp_path, arrays):
-    np.savez(tmp_path / "changes.npz", **arrays)
-    with pytest.raises(StaleArtefactError, match="expected"):
-        add_changes(untrained("mobilenet_v2").cnn, tmp_path / "changes.npz")
 
 
 def test_features_have_the_promised_shapes(untrained):

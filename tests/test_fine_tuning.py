@@ -46,7 +46,7 @@ def tune(encoder, first, folder):
 
 
 @pytest.mark.parametrize(
-    ("name", "shape"), [("mobilenet_v2", (14, 14, 96)), ("xception_tuned", (19, 19, 728))]
+    ("name", "shape"), [("mobilenet_v2", (14, 14, 96)), ("xception_wide", (19, 19, 728))]
 )
 def test_the_last_blocks_go_on_from_where_the_others_end(name, shape):
     encoder = load_encoder(name, "none")

@@ -20,7 +20,6 @@ DATASETS = ("sample", "flickr8k", "folder")
 ENCODERS = (
     "xception",
     "xception_wide",
-    "xception_tuned",
     "mobilenet_v2",
     "vgg16",
     "resnet50",
