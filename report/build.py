@@ -27,7 +27,7 @@ REPORT = PROJECT / "report"
 PUBLISHED = REPORT / "published"
 PUBLISHED_REPORT = REPORT / "report.pdf"
 SOURCES = ("report.typ", "references.bib", "published_results.json", "robustness.json")
-SOURCES += ("kill_resume.json", "benchmark.json", "benchmark.svg")
+SOURCES += ("kill_resume.json", "benchmark.json", "benchmark.svg", "features_on_dev.json")
 
 # What the report reads of a run and may be published, and what makes it. Charts only: pictures in
 # a run's figures folder can show photographs of Flickr8k, which nobody here may pass on.
