@@ -17,15 +17,9 @@ from utils.machinery.errors import SettingsError
 PROJECT = Path(__file__).resolve().parents[1]
 # Names only, so that settings can be checked without importing Keras.
 DATASETS = ("sample", "flickr8k", "folder")
-ENCODERS = (
-    "xception",
-    "xception_wide",
-    "xception_tuned",
-    "mobilenet_v2",
-    "vgg16",
-    "resnet50",
-    "inception_v3",
-    "efficientnet_v2_b0",
+ENCODERS = tuple(
+    "xception xception_wide xception_tuned mobilenet_v2 vgg16 resnet50 inception_v3 "
+    "efficientnet_v2_b0".split()
 )
 DECODERS = ("merge", "inject", "attention")
 WEIGHTS = ("imagenet", "none")  # or a file
