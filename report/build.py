@@ -21,6 +21,7 @@ from PIL import Image
 
 from utils.machinery.errors import CaptionProjectError, MissingStageError, StaleArtefactError
 from utils.machinery.files import atomic_path, read_json, write_json
+from utils.machinery.quiet import quiet_start
 from utils.settings import PROJECT, Settings, short_path
 
 REPORT = PROJECT / "report"
@@ -159,6 +160,8 @@ def copy_run(run_folder: Path, folder: Path) -> None:
 def make_examples(settings: Settings, describe: Describe | None = None) -> None:
     """Writes pictures that everybody may see, with the model's captions, recipes and the date."""
     # Imports Keras, which typesetting alone needn't wait for.
+    with quiet_start():
+        import keras  # noqa: F401
     from utils.decoder import DecoderOptions
     from utils.self_critical import our_stage
     from utils.training import ORIGINAL, our_recipe

@@ -443,7 +443,7 @@ def test_a_caption_comes_with_its_line_photo_and_number(tmp_path):
 @pytest.mark.parametrize(
     ("line", "reason"),
     [
-        ("photo9.jpg#0 A dog runs .", "no tab between name and caption"),
+        ("photo9.jpg#0 A dog runs .", "before a tab, found 'photo9.jpg#0 A dog"),
         ("photo9.jpg\tA dog runs .", "expected name.jpg#0 to name.jpg#4"),
         ("photo9.jpg#5\tA dog runs .", "expected name.jpg#0 to name.jpg#4"),
         ("photo9.jpg#\tA dog runs .", "expected name.jpg#0 to name.jpg#4"),
@@ -519,7 +519,7 @@ def test_a_line_in_latin_1_is_skipped_and_utf_8_kept(tmp_path):
 def test_more_than_a_few_bad_lines_are_another_file(tmp_path):
     bad_lines = ["no tab"] * 2
     assert len(read_captions(token_file(tmp_path, [*GOOD, *bad_lines]))[1]) == 2
-    with pytest.raises(DatasetError, match=r"3 of 43 lines are bad.*line 41: no tab"):
+    with pytest.raises(DatasetError, match=r"3 of 43 lines are bad.*line 41: expected"):
         read_captions(token_file(tmp_path, [*GOOD, *bad_lines, "no tab"]))
 
 

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import subprocess
 import sys
 
 import pytest
@@ -53,3 +54,11 @@ def test_matplotlib_is_silent_about_its_fonts_the_first_time(caplog):
         pass
     logging.getLogger("matplotlib.font_manager").warning("building the font cache")
     assert caplog.text == ""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", ["tools.fine_tuning", "tools.model_card", "benchmarks.growth"])
+def test_a_command_begins_without_lines_of_tensorflow(command):
+    code = f"import {command}, tensorflow; tensorflow.config.list_physical_devices()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout + done.stderr == ""

@@ -11,7 +11,10 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
-import keras
+from utils.machinery.quiet import quiet_start
+
+with quiet_start():
+    import keras
 import numpy as np
 
 from utils.batches import CaptionSet, caption_set

@@ -11,7 +11,6 @@ import random
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from itertools import chain
@@ -42,20 +41,18 @@ MOST_MISSING = 0.05  # of the photographs that have captions; more means an inco
 MOST_BYTES = 1 << 30  # of a caption file; COCO's has 144 MB
 FEWEST_PHOTOS = 2  # in a split: a loss or score of one photograph means nothing
 FEWEST_WHEN_LIMITED = 3
-# Photographs and captions, less the one name that has no photograph; the official splits.
-FLICKR8K_COUNTS = {"photographs": 8091, "captions": 40455, "train photographs": 6000}
-FLICKR8K_COUNTS |= {"dev photographs": 1000, "test photographs": 1000}
-_COLUMNS = ["line", "photo", "number", "caption"]
-_LETTER_OR_DIGIT = re.compile(r"[^\W_]")
-# How Karpathy's files name the splits; "restval" is more training data of COCO.
-_KARPATHY_SPLITS = {"train": "train", "restval": "train", "val": "dev", "test": "test"}
+FLICKR8K_COUNTS = {  # less the one name that has no photograph; the official splits
+    "photographs": 8091, "captions": 40455,
+    "train photographs": 6000, "dev photographs": 1000, "test photographs": 1000,
+}  # fmt: skip
 
 
 # Reading caption and split files
 
-
-class _BadLine(ValueError):
-    """Tells what is wrong with one line of a file."""
+_COLUMNS = ["line", "photo", "number", "caption"]
+_BAD = {UnicodeEncodeError: "not UTF-8 text", csv.Error: "not a line of CSV"}
+# How Karpathy's files name the splits; "restval" is more training data of COCO.
+_KARPATHY_SPLITS = {"train": "train", "restval": "train", "val": "dev", "test": "test"}
 
 
 def read_captions(caption_file: Path) -> tuple[pd.DataFrame, list[str]]:
@@ -63,29 +60,33 @@ def read_captions(caption_file: Path) -> tuple[pd.DataFrame, list[str]]:
 
     Bad lines are skipped: no tab or number, no word, more than 200 words, a word of more than 100
     letters, a second caption of the same number, bytes that are not UTF-8. In the CSV form a
-    photograph's captions are numbered as they come.
+    photograph's captions are numbered as they come, and the first five are taken.
 
     Returns the columns line, photo, number and caption, and a sentence per bad line; raises
     `DatasetError` if there is no caption, or more than 5 % of the lines are bad.
     """
-    is_csv = caption_file.name != TOKEN_FILE
-    rows, bad, count = _read_lines(caption_file, _parse_csv_line if is_csv else _parse_token_line)
+    lines, bad, parse = _lines(caption_file), [], _parse_token_line
+    if is_csv := caption_file.name != TOKEN_FILE:
+        header = lines.pop(0)[1].replace(" ", "").lower().split(",") if lines else []
+        if not {"image", "caption"} <= set(header):
+            raise DatasetError(f"{caption_file}, line 1: expected the header image,caption.")
+        parse = partial(_parse_csv_line, header)
     line_of, seen, good, extra = {}, Counter(), [], 0
-    for line, photo, number, caption in rows:
+    for line, photo, number, caption in _parsed(caption_file, lines, parse, bad):
         number = seen[photo] if is_csv else number
         seen[photo] += 1
+        first = line_of.setdefault((photo, number), line)
         if number >= CAPTIONS_PER_PHOTO:
             extra += 1
-        elif first := line_of.setdefault((photo, number), 0):
+        elif first < line:
             problem = f"{photo}#{number} already appears on line {first}"
             bad.append(f"{caption_file.name}, line {line}: {problem}; skipped.")
         else:
-            line_of[photo, number] = line
             good.append((line, photo, number, caption))
-    _require_mostly_good(caption_file, bad, count)
+    _require_mostly_good(caption_file, lines, bad)
     if extra:
-        most = f"more than {CAPTIONS_PER_PHOTO} captions of a photograph"
-        bad.append(f"{caption_file.name} holds {most}: {extra:,} skipped.")
+        finding = f"holds more than {CAPTIONS_PER_PHOTO} captions of a photograph"
+        bad.append(f"{caption_file.name} {finding}: {extra:,} skipped.")
     if not good:
         raise DatasetError(f"{caption_file} holds no captions. Fetch the data set again.")
     return pd.DataFrame(good, columns=_COLUMNS), bad
@@ -96,60 +97,58 @@ def read_split(split_file: Path) -> tuple[dict[str, int], list[str]]:
 
     Raises `DatasetError` if a name appears twice, or more than 5 % of the lines can't be read.
     """
-    rows, bad, count = _read_lines(split_file, lambda line: (line.strip(),))
-    _require_mostly_good(split_file, bad, count)
-    line_of = {}
-    for line, name in rows:
+    lines, bad, line_of = _lines(split_file), [], {}
+    for line, name in _parsed(split_file, lines, lambda line: [line.strip()], bad):
         if name in line_of:
             finding = f"{name} already appears on line {line_of[name]}, and would count twice"
             raise DatasetError(f"{split_file}, line {line}: {finding}. Fetch it again.")
         line_of[name] = line
+    _require_mostly_good(split_file, lines, bad)
     return line_of, bad
 
 
-def _read_lines(file: Path, parse: Callable[..., tuple]) -> tuple[list[tuple], list[str], int]:
-    """Each line that isn't blank, parsed, after its number; a sentence per bad one; their count."""
+def _lines(file: Path) -> list[tuple[int, str]]:
+    """The lines that aren't blank, with their numbers; bytes that aren't UTF-8 as surrogates."""
     if (size := file.stat().st_size) > MOST_BYTES:
         raise DatasetError(f"{file} has {size:,} bytes; expected {MOST_BYTES:,} or fewer.")
-    text = file.read_bytes().decode("utf-8-sig", errors="surrogateescape")
-    lines = [(n, line) for n, line in enumerate(io.StringIO(text, newline=None), 1) if line.strip()]
-    if parse is _parse_csv_line:
-        header = lines[0][1].replace(" ", "").strip().lower().split(",") if lines else []
-        if not {"image", "caption"} <= set(header):
-            raise DatasetError(f"{file}, line 1: expected the header image,caption.")
-        lines, parse = lines[1:], partial(_parse_csv_line, header)
-    rows, bad = [], []
+    text = io.StringIO(file.read_bytes().decode("utf-8-sig", "surrogateescape"), newline=None)
+    return [(number, line.strip("\n")) for number, line in enumerate(text, 1) if line.strip()]
+
+
+def _parsed(file: Path, lines: list, parse: Callable, bad: list[str]) -> Iterator[tuple]:
+    """What each line says, after its number; adds to `bad` a sentence per line that is skipped."""
     for number, line in lines:
         try:
-            line.encode()  # bytes that aren't UTF-8 became lone surrogates, which can't be encoded
-            rows.append((number, *parse(line.removesuffix("\n"))))
-        except (UnicodeEncodeError, _BadLine) as error:
-            problem = error if isinstance(error, _BadLine) else "not UTF-8 text"
+            line.encode()  # which surrogates can't be
+            yield number, *parse(line)
+        except (*_BAD, DatasetError) as error:
+            problem = _BAD.get(type(error), error)
             bad.append(f"{file.name}, line {number}: {problem}; skipped.")
-    return rows, bad, len(lines)
+
+
+def _require_mostly_good(file: Path, lines: list, bad: list[str]) -> None:
+    if len(bad) > MOST_BAD_LINES * len(lines):
+        finding = f"{len(bad):,} of {len(lines):,} lines are bad, the first: {bad[0]}"
+        raise DatasetError(f"{file}: {finding} Is it the right file? Fetch it again.")
 
 
 def _parse_token_line(line: str) -> tuple[str, int, str]:
-    key, tab, caption = line.partition("\t")
-    if not tab:
-        raise _BadLine("no tab between name and caption")
-    photo, _, number = key.strip().rpartition("#")
-    if not photo or number not in ("0", "1", "2", "3", "4"):
-        raise _BadLine(f"expected name.jpg#0 to name.jpg#4 before the tab, found {key[:60]!r}")
-    return photo, int(number), _checked_caption(key, caption)
+    match = re.fullmatch(r" *(\S[^\t]*)#([0-4])\s*\t(.*)", line)
+    if match is None:
+        found = line.partition("\t")[0][:60]
+        raise DatasetError(f"expected name.jpg#0 to name.jpg#4 before a tab, found {found!r}")
+    photo, number, caption = match.groups()
+    return photo, int(number), _checked_caption(f"{photo}#{number}", caption)
 
 
 def _parse_csv_line(header: list[str], line: str) -> tuple[str, int, str]:
-    try:
-        # Line by line and strictly, so that a quote never closed can't swallow what follows.
-        fields = next(csv.reader([line], strict=True))
-    except csv.Error as error:
-        raise _BadLine(f"not a line of CSV ({error})") from None
+    # Line by line and strictly, so that a quote never closed can't swallow what follows.
+    fields = next(csv.reader([line], strict=True))
     if len(fields) != len(header):
-        raise _BadLine(f"found {len(fields)} fields (a comma outside quotes?)")
+        raise DatasetError(f"found {len(fields)} fields (a comma outside quotes?)")
     photo = fields[header.index("image")].strip()
     if not photo:
-        raise _BadLine("no name of a photograph")
+        raise DatasetError("no name of a photograph")
     return photo, 0, _checked_caption(photo, fields[header.index("caption")])
 
 
@@ -157,20 +156,32 @@ def _checked_caption(name: str, caption: str) -> str:
     caption, name = caption.strip(), name[:60]
     words = caption.split()
     if not words:
-        raise _BadLine(f"{name} has an empty caption")
-    if not _LETTER_OR_DIGIT.search(caption):  # it would teach that a caption ends at once
-        raise _BadLine(f"the caption of {name} has no word, only {caption[:20]!r}")
+        raise DatasetError(f"{name} has an empty caption")
+    if not re.search(r"[^\W_]", caption):  # it would teach that a caption ends at once
+        raise DatasetError(f"the caption of {name} has no word, only {caption[:20]!r}")
     if len(words) > MOST_WORDS:
-        raise _BadLine(f"the caption of {name} has {len(words):,} words, more than {MOST_WORDS}")
+        raise DatasetError(
+            f"the caption of {name} has {len(words):,} words, more than {MOST_WORDS}"
+        )
     if (longest := max(map(len, words))) > MOST_LETTERS:
-        raise _BadLine(f"the caption of {name} has a word of {longest:,} letters")
+        raise DatasetError(f"the caption of {name} has a word of {longest:,} letters")
     return caption
 
 
-def _require_mostly_good(file: Path, bad: list[str], lines: int) -> None:
-    if len(bad) > MOST_BAD_LINES * lines:
-        finding = f"{len(bad):,} of {lines:,} lines are bad, the first: {bad[0]}"
-        raise DatasetError(f"{file}: {finding} Is it the right file? Fetch it again.")
+def _read_karpathy(file: Path) -> tuple[pd.DataFrame, dict[str, list[str]]]:
+    """Captions and splits of a file as Karpathy's `dataset_flickr30k.json`."""
+    rows, splits = [], {split: [] for split in SPLITS}
+    content = read_json(file, "Fetch it again.", {"images": list})
+    try:
+        for image in content["images"]:
+            photo = "/".join([*filter(None, [image.get("filepath")]), image["filename"]])
+            splits[_KARPATHY_SPLITS[image["split"]]].append(photo)
+            for number, sentence in enumerate(image["sentences"][:CAPTIONS_PER_PHOTO]):
+                rows.append((0, photo, number, _checked_caption(photo, sentence["raw"])))
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        finding = f"is not Karpathy's form of a data set ({type(error).__name__}: {error})"
+        raise DatasetError(f"{file} {finding}.") from error
+    return pd.DataFrame(rows, columns=_COLUMNS), splits
 
 
 # The data set
@@ -205,9 +216,10 @@ class Dataset:
         """The split of every photograph, in the order train, dev, test."""
         return {photo: split for split, photos in self.splits.items() for photo in photos}
 
-    @cached_property
-    def _captions_of(self) -> dict[str, list[str]]:
-        return self.captions.groupby("photo")["caption"].agg(list).to_dict()
+    def references(self, photos: Iterable[str]) -> list[list[str]]:
+        """Raw captions of each of `photos`, in that order; raises `KeyError` for an unknown one."""
+        captions_of = self.captions.groupby("photo")["caption"].agg(list)
+        return captions_of.loc[list(photos)].tolist()
 
     @cached_property
     def made_from(self) -> dict[str, str]:
@@ -218,10 +230,6 @@ class Dataset:
             "splits": content_hash(self.splits),
             "photographs": content_hash(photos),
         }
-
-    def references(self, photos: Iterable[str]) -> list[list[str]]:
-        """Raw captions of each of `photos`, in that order; raises `KeyError` for an unknown one."""
-        return [self._captions_of[photo] for photo in photos]
 
     def limited(self, limit: int) -> "Dataset":
         """The first photographs of every split, `limit` altogether, in the splits' proportions."""
@@ -234,9 +242,10 @@ class Dataset:
     def _with_splits(self, splits: dict[str, list[str]]) -> "Dataset":
         for split, photos in splits.items():
             if len(photos) < FEWEST_PHOTOS:
-                finding = f"{len(photos)} photographs with captions in {self.photo_folder}"
-                expected = f"expected {FEWEST_PHOTOS} or more. Is the copy whole?"
-                raise DatasetError(f"Split {split} has {finding}; {expected}")
+                raise DatasetError(
+                    f"Split {split} has {len(photos)} photographs with captions; expected "
+                    f"{FEWEST_PHOTOS} or more. Is the copy in {self.photo_folder} whole?"
+                )
         used = self.captions["photo"].isin([*chain(*splits.values())])
         return replace(self, captions=self.captions[used].reset_index(drop=True), splits=splits)
 
@@ -283,54 +292,41 @@ def require_same_data(dataset: Dataset, summary_file: Path) -> None:
 # Finding and fetching
 
 
-def how_to_place(folder: Path) -> str:
-    """Tells how to put Flickr8k into `folder` by hand, since links to it die often."""
+def _folders(folder: Path) -> list[Path]:
+    """`folder` and those up to two levels down: archives are often unpacked into their own."""
+    return sorted([folder, *folder.glob("[!.]*/"), *folder.glob("[!.]*/[!.]*/")])
+
+
+def _files(folder: Path, suffixes: tuple[str, ...]) -> set[str]:
+    """Names of the files in a folder that end in one of `suffixes`, in any case; none hidden."""
+    named = (one for one in os.scandir(folder) if one.name.lower().endswith(suffixes))
+    found = {one.name for one in named if one.is_file(follow_symlinks=False) or Path(one).is_file()}
+    return {name for name in found if not name.startswith(".")}
+
+
+def _find_file(folder: Path, name: str) -> Path | None:
+    patterns = (name, f"[!.]*/{name}", f"[!.]*/{TEXT_FOLDER}/{name}")
+    found = chain.from_iterable(sorted(folder.glob(pattern)) for pattern in patterns)
+    return next((file for file in found if file.is_file()), None)
+
+
+def _find_flickr8k(folder: Path) -> dict[str, Path | None]:
+    """Flickr8k's captions and folder of photographs, each by the archive that brings it."""
+    named = (place for place in _folders(folder) if place.name.lower() in PHOTO_FOLDERS)
+    return {
+        "Flickr8k_text": _find_file(folder, TOKEN_FILE) or _find_file(folder, CSV_FILE),
+        "Flickr8k_Dataset": next((place for place in named if _files(place, PHOTO_SUFFIXES)), None),
+    }
+
+
+def _how_to_place(folder: Path) -> str:
+    """What to do by hand, since links to Flickr8k die often."""
     return (
-        "To place Flickr8k by hand, get Flickr8k_Dataset.zip and Flickr8k_text.zip\n"
-        f"({ARCHIVES_ADDRESS}) and put or unpack them in\n"
-        f"{folder}, or get its Kaggle form: Images/, {CSV_FILE} and, for the official split,\n"
-        f"{', '.join(SPLIT_FILES.values())}.\n"
+        f"Put Flickr8k_Dataset.zip and Flickr8k_text.zip from {ARCHIVES_ADDRESS}\n"
+        f"into {folder}, packed or not, or the Kaggle form: Images/, {CSV_FILE} and,\n"
+        f"for the official split, {', '.join(SPLIT_FILES.values())}.\n"
         "If you have it elsewhere: make run DATASET=flickr8k DATA=/that/folder."
     )
-
-
-def _entries(folder: Path, kind: Callable[[os.DirEntry], bool]) -> list[str]:
-    """Sorted names in a folder of files or of folders, less hidden ones and links to themselves."""
-    names = []
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            with suppress(OSError):
-                names += [entry.name] if entry.name[0] != "." and kind(entry) else []
-    return sorted(names)
-
-
-def _with_subfolders(folder: Path, depth: int = 1) -> Iterator[Path]:
-    """The folder and its subfolders, as archives are often unpacked into one of their own."""
-    if folder.is_dir():
-        yield folder
-        for name in _entries(folder, os.DirEntry.is_dir) if depth else ():
-            yield from _with_subfolders(folder / name, depth - 1)
-
-
-def photos_in(folder: Path) -> set[str]:
-    """Names of the photographs in a folder, by their endings; nothing is opened."""
-    names = _entries(folder, os.DirEntry.is_file)
-    return {name for name in names if name.lower().endswith(PHOTO_SUFFIXES)}
-
-
-def find_photo_folder(folder: Path) -> Path | None:
-    """Flickr8k's folder of photographs, in `folder` or one level down; None if there is none."""
-    for place in _with_subfolders(folder, 2):
-        if place != folder and place.name.lower() in PHOTO_FOLDERS and photos_in(place):
-            return place
-    return None
-
-
-def find_file(folder: Path, name: str) -> Path | None:
-    """A text file in `folder`, one level down, or in a text folder there; None if there is none."""
-    places = _with_subfolders(folder)
-    files = (file for place in places for file in (place / name, place / TEXT_FOLDER / name))
-    return next((file for file in files if file.is_file()), None)
 
 
 def _draw_what_is_missing(settings: Settings) -> None:
@@ -349,54 +345,43 @@ def _draw_what_is_missing(settings: Settings) -> None:
 
 
 def _download_what_is_missing(folder: Path) -> None:
-    if not _missing_archives(folder):
+    if all(_find_flickr8k(folder).values()):
         return
     try:
         with only_one_in(folder, "downloading Flickr8k"):
-            for name in _missing_archives(folder):  # another run may have just brought them
-                archive = download(f"{ARCHIVES_ADDRESS}{name}.zip", folder / f"{name}.zip")
-                unpack(archive, folder / name)
-                archive.unlink()
+            for name, found in _find_flickr8k(folder).items():  # another run may have brought it
+                if found is None:
+                    archive = download(f"{ARCHIVES_ADDRESS}{name}.zip", folder / f"{name}.zip")
+                    unpack(archive, folder / name)
+                    archive.unlink()
     except DownloadError as error:
         finding = f"Flickr8k is not in {folder} and could not be downloaded: {error}"
-        raise DatasetError(f"{finding}\n{how_to_place(folder)}") from error
-
-
-def _missing_archives(folder: Path) -> list[str]:
-    there = {
-        "Flickr8k_text": find_file(folder, TOKEN_FILE) or find_file(folder, CSV_FILE),
-        "Flickr8k_Dataset": find_photo_folder(folder),
-    }
-    return [name for name, found in there.items() if found is None]
+        raise DatasetError(f"{finding}\n{_how_to_place(folder)}") from error
 
 
 # Putting together
 
 
 def _read(settings: Settings, folder: Path) -> Dataset:
-    oddities, splits = [], None
-    if settings.dataset == "folder":
-        captions, photo_folder, splits = _read_own(folder, oddities)
-        caption_file = folder
+    caption_file, photo_folder = _find(settings, folder)
+    splits, oddities = None, []
+    if caption_file.suffix.lower() == ".json":
+        captions, splits = _read_karpathy(caption_file)
     else:
-        photo_folder = find_photo_folder(folder)
-        caption_file = find_file(folder, TOKEN_FILE) or find_file(folder, CSV_FILE)
-        if photo_folder is None or caption_file is None:
-            raise DatasetError(
-                f"{folder} doesn't hold a whole data set: photographs {photo_folder or 'missing'}, "
-                f"captions {caption_file or 'missing'}.\n{how_to_place(folder)}"
-            )
-        captions, bad = read_captions(caption_file)
-        oddities += bad
+        captions, oddities = read_captions(caption_file)
+    if settings.dataset == "folder" and captions["photo"].str.contains("/").any():
+        photo_folder = folder  # names with their folders, as COCO's
     captions = _usable_captions(captions, caption_file, photo_folder, oddities)
     photos = set(captions["photo"])
-    split_files = {split: find_file(folder, SPLIT_FILES[split]) for split in SPLITS}
     found = {"photographs": len(photos), "captions": len(captions)}
+    split_files = {split: _find_file(folder, name) for split, name in SPLIT_FILES.items()}
     if splits is not None:
         splits = {split: [name for name in splits[split] if name in photos] for split in SPLITS}
         split_source = "Karpathy's split, which comes with the captions."
     elif any(split_files.values()):
-        splits, split_source = _splits_from_files(split_files, photos, oddities)
+        splits = _splits_from_files(split_files, photos, oddities)
+        names = ", ".join(file.name for file in split_files.values())
+        split_source = f"The split that comes with the data set, from {names}."
         found |= {f"{split} photographs": len(names) for split, names in splits.items()}
     else:
         names, eighth = sorted(photos), round(len(photos) / 8)  # 6 : 1 : 1, as the official split
@@ -415,92 +400,78 @@ def _read(settings: Settings, folder: Path) -> Dataset:
     return dataset._with_splits(splits)
 
 
-def _read_own(folder: Path, oddities: list[str]) -> tuple[pd.DataFrame, Path, dict | None]:
-    """Captions, folder of the photographs, and splits if the file has them, of one's own data."""
-    places = list(_with_subfolders(folder))
-    names = _entries(folder, os.DirEntry.is_file) if places else []
-    names = [name for name in names if name.lower().endswith((".csv", ".json"))]
-    if len(names) != 1:
+def _find(settings: Settings, folder: Path) -> tuple[Path, Path]:
+    """The file of captions, and the folder of photographs, in the folder of a data set."""
+    if settings.dataset != "folder":
+        caption_file, photo_folder = _find_flickr8k(folder).values()
+        if photo_folder is None or caption_file is None:
+            raise DatasetError(
+                f"{folder} doesn't hold a whole data set: photographs {photo_folder or 'missing'}, "
+                f"captions {caption_file or 'missing'}.\n{_how_to_place(folder)}"
+            )
+        return caption_file, photo_folder
+    files = sorted(_files(folder, (".csv", ".json")))
+    if len(files) != 1:
+        finding = f"{len(files)} CSV or JSON files ({_some(files)})"
         expected = "one, with the columns image and caption or in Karpathy's form"
-        finding = f"{len(names)} CSV or JSON files ({_some(names)})"
         raise DatasetError(f"{folder} holds {finding}; expected {expected}.")
-    if names[0].lower().endswith(".csv"):
-        (captions, bad), splits = read_captions(folder / names[0]), None
-        oddities += bad
-    else:
-        captions, splits = _read_karpathy(folder / names[0])
-    if captions["photo"].str.contains("/").any():  # names with their folders, as COCO's
-        return captions, folder, splits
-    return captions, max(places, key=lambda place: len(photos_in(place))), splits
-
-
-def _read_karpathy(file: Path) -> tuple[pd.DataFrame, dict[str, list[str]]]:
-    """Captions and splits of a file as Karpathy's `dataset_flickr30k.json`."""
-    rows, splits = [], {split: [] for split in SPLITS}
-    try:
-        for image in read_json(file, "Fetch it again.", {"images": list})["images"]:
-            photo = "/".join([*filter(None, [image.get("filepath")]), image["filename"]])
-            splits[_KARPATHY_SPLITS[image["split"]]].append(photo)
-            for number, sentence in enumerate(image["sentences"][:CAPTIONS_PER_PHOTO]):
-                rows.append((0, photo, number, _checked_caption(photo, sentence["raw"])))
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        finding = f"is not Karpathy's form of a data set ({type(error).__name__}: {error})"
-        raise DatasetError(f"{file} {finding}.") from error
-    return pd.DataFrame(rows, columns=_COLUMNS), splits
+    return folder / files[0], max(
+        _folders(folder), key=lambda place: len(_files(place, PHOTO_SUFFIXES))
+    )
 
 
 def _usable_captions(
     captions: pd.DataFrame, file: Path, photo_folder: Path, oddities: list[str]
 ) -> pd.DataFrame:
     """Captions whose photograph is there; adds to `oddities` what doesn't fit together."""
-    there = photos_in(photo_folder)
-    first_lines = captions.groupby("photo")["line"].min().to_dict()
-    for name in (name for name in first_lines if "/" in name):  # in a folder of its own
+    line_of = captions.groupby("photo")["line"].min().to_dict()
+    there = _files(photo_folder, PHOTO_SUFFIXES)
+    for name in (name for name in line_of if "/" in name):  # in a folder of its own
         path = (photo_folder / name).resolve()
         if path.is_relative_to(photo_folder.resolve()) and path.is_file():
             there.add(name)
-    if lost := {photo: line for photo, line in first_lines.items() if photo not in there}:
-        named = _some([f"{photo} (line {line})" for photo, line in lost.items()])
-        if len(lost) > MOST_MISSING * len(first_lines):
-            cause = "The copy is incomplete: copy the photographs again, or set LIMIT to use fewer"
-            if {name.lower() for name in there} & {name.lower() for name in lost}:
-                cause = "Some are there in other letters, such as .JPG for .jpg: rename them"
-            finding = f"{file} names {len(first_lines):,} photographs, and {len(lost):,} of them"
-            raise DatasetError(f"{finding} are not in {photo_folder}: {named}. {cause}.")
-        oddities.append(f"{file.name} names {len(lost):,} without a photograph: {named}; skipped.")
-        captions = captions[captions["photo"].isin(there)]
-    if uncaptioned := sorted(there - first_lines.keys()):
-        named = f"{len(uncaptioned):,} without a caption: {_some(uncaptioned)}"
-        oddities.append(f"{photo_folder.name} holds {named}; skipped.")
+    lost = [name for name in line_of if name not in there]
+    named = [f"{name} (line {line_of[name]})" for name in lost]
+    if len(lost) > MOST_MISSING * len(line_of):
+        cause = "The copy is incomplete: copy the photographs again, or set LIMIT to use fewer"
+        if {name.lower() for name in there} & {name.lower() for name in lost}:
+            cause = "Some are there in other letters, such as .JPG for .jpg: rename them"
+        finding = f"{file} names {len(line_of):,} photographs, and {len(lost):,} of them"
+        raise DatasetError(f"{finding} are not in {photo_folder}: {_some(named)}. {cause}.")
+    oddities += _skipped(f"{file.name} names", named, "without a photograph")
+    uncaptioned = sorted(there - line_of.keys())
+    oddities += _skipped(f"{photo_folder.name} holds", uncaptioned, "without a caption")
+    captions = captions[captions["photo"].isin(there)]
     counts = captions["photo"].value_counts()
-    if short := sorted(counts.index[counts < CAPTIONS_PER_PHOTO]):
-        fewer = f"fewer than {CAPTIONS_PER_PHOTO} captions"
-        oddities.append(f"{len(short):,} photographs have {fewer}: {_some(short)}.")
+    if few := sorted(counts.index[counts < CAPTIONS_PER_PHOTO]):
+        finding = f"photographs have fewer than {CAPTIONS_PER_PHOTO} captions"
+        oddities.append(f"{len(few):,} {finding}: {_some(few)}.")
     return captions.sort_values(["photo", "number"])[["photo", "number", "caption"]]
 
 
 def _splits_from_files(
     split_files: dict[str, Path | None], usable: set[str], oddities: list[str]
-) -> tuple[dict[str, list[str]], str]:
+) -> dict[str, list[str]]:
     """Reads the three split files; adds to `oddities` what they name that is not `usable`."""
     if absent := [SPLIT_FILES[split] for split, file in split_files.items() if file is None]:
         remedy = "Put all three beside the captions, or none for a split at random."
         raise DatasetError(f"{' and '.join(absent)} missing, others are there. {remedy}")
     splits, place_of = {}, {}
     for split, file in split_files.items():
-        lines, bad = read_split(file)
-        oddities += bad
-        if shared := [name for name in lines if name in place_of]:
-            named = [f"line {lines[name]}: {name} ({place_of[name]})" for name in shared]
+        line_of, bad = read_split(file)
+        if shared := [name for name in line_of if name in place_of]:
+            named = [f"line {line_of[name]}: {name} ({place_of[name]})" for name in shared]
             finding = f"names {len(shared):,} that are in another split too, {_some(named)}"
             raise DatasetError(f"{file} {finding}. Fetch the split files again.")
-        place_of |= {name: f"{file.name}, line {line}" for name, line in lines.items()}
-        splits[split] = [name for name in lines if name in usable]
-        if unusable := [f"{name} (line {lines[name]})" for name in lines if name not in usable]:
-            named = f"{len(unusable):,} without photograph or caption: {_some(unusable)}"
-            oddities.append(f"{file.name} names {named}; skipped.")
-    names = [file.name for file in split_files.values()]
-    return splits, f"The split that comes with the data set, from {', '.join(names)}."
+        place_of |= {name: f"{file.name}, line {line}" for name, line in line_of.items()}
+        splits[split] = [name for name in line_of if name in usable]
+        unusable = [f"{name} (line {line_of[name]})" for name in line_of if name not in usable]
+        oddities += bad + _skipped(f"{file.name} names", unusable, "without photograph or caption")
+    return splits
+
+
+def _skipped(who: str, names: list[str], why: str) -> list[str]:
+    return [f"{who} {len(names):,} {why}: {_some(names)}; skipped."] if names else []
 
 
 def _some(names: list[str], most: int = 5) -> str:

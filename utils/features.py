@@ -84,32 +84,30 @@ class Features:
         return self.manifest["unreadable"]
 
     @cached_property
-    def photos(self) -> list[str]:
-        """File names of the photographs that have features, in the order of the rows."""
-        return [photo for photo in self.manifest["photos"] if photo not in self.unreadable]
-
-    @cached_property
     def _row_of(self) -> dict[str, int]:
         rows = {photo: row for row, photo in enumerate(self.manifest["photos"])}
-        return {photo: rows[photo] for photo in self.photos}
+        return {photo: row for photo, row in rows.items() if photo not in self.unreadable}
+
+    @property
+    def photos(self) -> list[str]:
+        """File names of the photographs that have features, in the order of the rows."""
+        return list(self._row_of)
 
     def require_encoder(self, encoder: "Encoder") -> None:
         """Raises `StaleArtefactError` if `encoder` is not the one that computed the features."""
         if encoder.weights_hash != self.manifest["weights_hash"]:
-            raise StaleArtefactError(
-                f"The features come from {self.manifest['encoder']} with {self.manifest['weights']}"
-                f"; the settings give {encoder.name} with {encoder.weights}. Set ENCODER and "
-                f"WEIGHTS back, or run {MADE_BY} with the new ones."
-            )
+            made_by = f"{self.manifest['encoder']} with {self.manifest['weights']}"
+            remedy = f"Set ENCODER and WEIGHTS back, or run {MADE_BY} with the new ones."
+            finding = f"the settings give {encoder.name} with {encoder.weights}"
+            raise StaleArtefactError(f"The features come from {made_by}; {finding}. {remedy}")
 
     def rows(self, photos: Sequence[str]) -> np.ndarray:
         """Looks up the rows of `photos`, int64; `StaleArtefactError` names one without features."""
         if missing := [photo for photo in photos if photo not in self._row_of]:
             reason = self.unreadable.get(missing[0], "it was not in the data set then")
-            raise StaleArtefactError(
-                f"{len(missing)} of {len(photos)} photographs have no features, first "
-                f"{missing[0]!r} ({reason}). Leave them out, or run {MADE_BY} again."
-            )
+            finding = f"{len(missing)} of {len(photos)} photographs have no features"
+            remedy = f"Leave them out, or run {MADE_BY} again."
+            raise StaleArtefactError(f"{finding}, first {missing[0]!r} ({reason}). {remedy}")
         return np.array([self._row_of[photo] for photo in photos], np.int64)
 
     def of(self, photos: Sequence[str], kind: str | None = None) -> np.ndarray:
@@ -164,7 +162,7 @@ def extract_features(
     Raises:
         StaleArtefactError: `folder` holds features made from something else.
         DatasetError: there are no photographs, or more than 5 % of them are damaged.
-        UnreadablePhotographError: one can't be read for now; what is done so far is kept.
+        UnreadablePhotographError: one can't be read for now.
         EncoderError: the CNN gives numbers that are not finite, or only zeros.
         FolderInUseError, DiskFullError: as their names say; what is done so far is kept.
     """
@@ -258,26 +256,16 @@ class _Files:
         return invalid(self.array, finding, f"{self.remedy}{way_back}.")
 
     def read_manifest(self) -> dict[str, Any]:
-        names = ("kind", "encoder", "weights", "weights_hash", "dtype", "array_hash")
-        fields = {"format": FORMAT, **dict.fromkeys(names, str), "photos": list, "shape": list}
-        fields |= {"unreadable": dict, "image_size": int, "photographs": int, "seconds": float}
+        fields = {"format": FORMAT, "seconds": float}
         manifest = read_json(require(self.manifest, MADE_BY), f"{self.remedy}.", fields)
-        if manifest.get("hash") != _manifest_hash(manifest):
+        if manifest.get("hash") != _manifest_hash(manifest):  # the rest is as it was written
             raise self.stale(f"{self.manifest.name} was changed since {MADE_BY} wrote it")
         return manifest
 
     def open(self, manifest: dict[str, Any]) -> np.ndarray:
-        require(self.array, MADE_BY)
-        try:
-            array = np.load(self.array, mmap_mode="r", allow_pickle=False)
-        except Exception as error:  # NumPy raises nearly anything on damaged headers
-            raise self.stale(f"it is no whole array ({error})") from error
-        found, expected = [*array.shape, str(array.dtype)], [*manifest["shape"], manifest["dtype"]]
-        if found != expected:
-            raise self.stale(f"it has the shape {found}, its manifest says {expected}")
-        if file_hash(self.array) != manifest["array_hash"]:
+        if file_hash(require(self.array, MADE_BY)) != manifest["array_hash"]:
             raise self.stale(f"it was changed since {MADE_BY} wrote it")
-        return array
+        return np.load(self.array, mmap_mode="r", allow_pickle=False)
 
     def refuse_stale(self, made_from: dict[str, Any]) -> None:
         """Raises `StaleArtefactError` if the finished array was made from something else."""
@@ -288,13 +276,10 @@ class _Files:
         way_back = ", or go back to the settings that it was made with"
         if manifest["weights"].startswith("untrained"):  # without a network, which is there now
             way_back = ", or set WEIGHTS=none to go on with the untrained encoder"
-        holds, asked = (
-            "features of {photographs} photographs ({photographs_hash:.8}) by {encoder} at "
-            "{image_size} pixels with the weights {weights!r} ({weights_hash:.8})".format(**one)
-            for one in (manifest, made_from)
-        )
-        differing = ", ".join(differing)
-        raise self.stale(f"it holds {holds}; asked for are {asked}: other {differing}", way_back)
+        told = "features of {photographs} photographs ({photographs_hash:.8}) by {encoder} at "
+        told += "{image_size} pixels with the weights {weights!r} ({weights_hash:.8})"
+        finding = f"it holds {told.format(**manifest)}; asked for are {told.format(**made_from)}"
+        raise self.stale(f"{finding}: other {', '.join(differing)}", way_back)
 
     def begin(self, made_from: dict[str, Any], batch_size: int) -> Path:
         """The hidden folder of what is done so far; one of something else is removed."""

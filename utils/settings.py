@@ -17,15 +17,8 @@ from utils.machinery.errors import SettingsError
 PROJECT = Path(__file__).resolve().parents[1]
 # Names only, so that settings can be checked without importing Keras.
 DATASETS = ("sample", "flickr8k", "folder")
-ENCODERS = (
-    "xception",
-    "xception_wide",
-    "mobilenet_v2",
-    "vgg16",
-    "resnet50",
-    "inception_v3",
-    "efficientnet_v2_b0",
-)
+ENCODERS = ("xception", "xception_wide", "mobilenet_v2", "vgg16", "resnet50")
+ENCODERS += ("inception_v3", "efficientnet_v2_b0")
 DECODERS = ("merge", "inject", "attention")
 WEIGHTS = ("imagenet", "none")  # or a file
 BACKENDS = ("tensorflow", "jax", "torch")

@@ -12,6 +12,7 @@ import stat
 import time
 import zipfile
 import zlib
+from contextlib import suppress
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path, PurePosixPath
 from urllib.error import HTTPError
@@ -24,7 +25,16 @@ from utils.machinery.progress import ProgressBar
 ATTEMPTS = 4  # in a row without a new byte; a slow but moving download is never given up
 PAUSE = 1.0  # seconds before the second attempt, doubled before each later one
 TIMEOUT = 30  # seconds of silence after which a connection counts as dead
-TEMPORARY = {408, 425, 429, 500, 502, 503, 504}  # HTTP answers after which trying again makes sense
+TEMPORARY = {
+    408,
+    416,
+    425,
+    429,
+    500,
+    502,
+    503,
+    504,
+}  # HTTP answers after which trying again makes sense
 LIMIT = 8 << 30  # bytes of a download or of what it unpacks to; Flickr8k has about 1.1 GB
 _BLOCK = 1 << 16  # bytes
 
@@ -34,15 +44,11 @@ class _Interrupted(Exception):
 
 
 def download(url: str, target: Path | str) -> Path:
-    """Fetches `url` into the file `target` and returns it; an interrupted download goes on later.
+    """Fetches `url`, an http or https address, into the file `target` and returns it.
 
-    The bytes gather in `target.part`. They are continued only if the server still has the same file
-    (RFC 9110: Range with If-Range) and has told its length, else fetched again, and become `target`
-    in one step once they are whole. A whole `target` is returned without a request.
-
-    Args:
-        url: an http or https address without a password.
-        target: file to make; a name that ends in .zip must turn out to be a zip archive.
+    The bytes gather in `target.part`, where a later call goes on if the server still has the same
+    file (RFC 9110: Range with If-Range) and has told its length. They become `target` in one step
+    once they are whole; what should be a .zip must be one. A whole `target` is not asked for again.
 
     Raises:
         DownloadError: no network, no such address, wrong content, more than 8 GiB, or no room. What
@@ -57,8 +63,7 @@ def download(url: str, target: Path | str) -> Path:
             "That is not an address to download from; expected https://…, without a user name or "
             "password in it. Fetch the file with another program and place it by hand."
         )
-    part = target.with_name(f"{target.name}.part")
-    memo_file = target.with_name(f"{target.name}.part.json")
+    part, memo_file = (target.with_name(f"{target.name}.part{end}") for end in ("", ".json"))
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         _fetch_with_patience(url, part, memo_file)
@@ -90,10 +95,11 @@ def _fetch_with_patience(url: str, part: Path, memo_file: Path) -> None:
             failures = 1 if _length(part) > longest else failures + 1
             longest = max(longest, _length(part))
             if failures == ATTEMPTS:
-                raise DownloadError(
-                    f"{url} could not be downloaded: {interruption} ({ATTEMPTS} attempts). "
+                finding = f"{url} could not be downloaded: {interruption} ({ATTEMPTS} attempts)"
+                remedy = (
                     f"{longest:,} bytes have come so far. Check the network and run this again."
-                ) from interruption
+                )
+                raise DownloadError(f"{finding}. {remedy}") from interruption
             time.sleep(PAUSE * 2 ** (failures - 1))
 
 
@@ -103,23 +109,26 @@ def _fetch(url: str, part: Path, memo_file: Path) -> None:
     `memo_file` holds which version of the file the part belongs to: `url`, `validator` (ETag or
     Last-Modified, None if the server names neither) and `length` (None if not announced).
     """
-    memo = _read_memo(memo_file, url)
+    kinds = {"url": url, "validator": str, "length": lambda value: type(value) is int and value > 0}
+    headers, offset, memo = {"Accept-Encoding": "identity"}, 0, {}
     # Without a known length there would be no telling when what is added has become too much.
-    offset = _length(part) if memo.get("validator") and memo.get("length") else 0
-    if offset and memo["length"] == offset:
-        return  # stopped after the last byte, before the file got its name
-    headers = {"Accept-Encoding": "identity"}
+    with suppress(CaptionProjectError):  # no memo, a torn one, or of another address
+        memo = read_json(memo_file, fields=kinds)
+        if (offset := _length(part)) == memo["length"]:
+            return  # stopped after the last byte, before the file got its name
     if offset:
         headers |= {"Range": f"bytes={offset}-", "If-Range": memo["validator"]}
     with _open(url, headers, part) as response:
         if response.status == 206:
-            if not offset or _content_range(response) != (offset, memo["length"]):
+            piece = re.match(
+                r"\s*bytes (\d+)-\d+/(\d+)\s*$", response.headers["Content-Range"] or ""
+            )
+            if not (offset and piece and [*map(int, piece.groups())] == [offset, memo["length"]]):
                 part.unlink(missing_ok=True)
                 raise _Interrupted("the server sent another piece than was asked for")
             length = memo["length"]
         else:
             offset, length = 0, response.length
-        most = LIMIT if length is None else length
         room = min(LIMIT, offset + shutil.disk_usage(part.parent).free)
         if length is not None and length > room:
             finding = f"{url} has {length:,} bytes, and there is room for {room:,} in {part.parent}"
@@ -127,8 +136,10 @@ def _fetch(url: str, part: Path, memo_file: Path) -> None:
         if offset == 0:
             # In this order, so that a kill in between never leaves old bytes with a new memo.
             part.unlink(missing_ok=True)
-            write_json(memo_file, {"url": url, "validator": _validator(response), "length": length})
-        written = offset
+            etag = response.headers.get("ETag", "W/")  # W/ marks one that need not be exact
+            validator = response.headers["Last-Modified"] if etag.startswith("W/") else etag
+            write_json(memo_file, {"url": url, "validator": validator, "length": length})
+        written, most = offset, LIMIT if length is None else length
         bar = ProgressBar(desc=part.stem, total=length, initial=offset, unit="B", unit_scale=True)
         with bar, part.open("ab") as file:
             while written <= most and (block := _read(response)):
@@ -148,10 +159,11 @@ def _open(url: str, headers: dict[str, str], part: Path) -> HTTPResponse:
         error.close()
         if error.code == 416:  # the part is longer than the file: nothing to go on from
             part.unlink(missing_ok=True)
-        if error.code in TEMPORARY or error.code == 416:
-            raise _Interrupted(f"the server answers {error.code} {error.reason}") from error
-        finding = f"{url} could not be downloaded: the server answers {error.code} {error.reason}"
-        raise DownloadError(f"{finding}. Get it elsewhere and place it by hand.") from error
+        answer = f"the server answers {error.code} {error.reason}"
+        if error.code in TEMPORARY:
+            raise _Interrupted(answer) from error
+        remedy = "Get it elsewhere and place it by hand."
+        raise DownloadError(f"{url} could not be downloaded: {answer}. {remedy}") from error
     except (OSError, HTTPException) as error:
         raise _Interrupted(f"no connection ({getattr(error, 'reason', error)})") from error
 
@@ -161,29 +173,6 @@ def _read(response: HTTPResponse) -> bytes:
         return response.read(_BLOCK)
     except (OSError, HTTPException) as error:
         raise _Interrupted(f"the connection broke ({error!r})") from error
-
-
-def _read_memo(memo_file: Path, url: str) -> dict:
-    fields = {
-        "url": url,
-        "validator": lambda value: value is None or isinstance(value, str),
-        "length": lambda value: value is None or (isinstance(value, int) and value >= 0),
-    }
-    try:
-        return read_json(memo_file, fields=fields)
-    except CaptionProjectError:  # none, torn, or of another address: nothing to go on from
-        return {}
-
-
-def _validator(response: HTTPResponse) -> str | None:
-    etag = response.headers.get("ETag", "W/")
-    return response.headers.get("Last-Modified") if etag.startswith("W/") else etag
-
-
-def _content_range(response: HTTPResponse) -> tuple[int, int] | None:
-    """First byte of the piece and length of the whole file; None where the server doesn't say."""
-    found = re.fullmatch(r"\s*bytes (\d+)-\d+/(\d+)\s*", response.headers.get("Content-Range", ""))
-    return found and (int(found[1]), int(found[2]))
 
 
 def _length(file: Path) -> int:
@@ -249,14 +238,13 @@ def _safe_path(member: zipfile.ZipInfo) -> PurePosixPath | None:
 
 
 def _extract(
-    opened: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path, bar: ProgressBar
+    archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path, bar: ProgressBar
 ) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     written = 0
-    with opened.open(member) as source, path.open("xb") as file:
+    with archive.open(member) as source, path.open("xb") as file:
         while block := source.read(_BLOCK):
-            written += len(block)
+            written += file.write(block)
+            bar.update(len(block))
             if written > member.file_size:  # declared sizes are the sender's word, so count
                 raise DownloadError(f"{member.filename!r} has more bytes than it declares")
-            file.write(block)
-            bar.update(len(block))
