@@ -54,9 +54,8 @@ class EncoderSpec:
 
 ENCODERS = {
     "xception": EncoderSpec("Xception", "xception", 299, 2048, 10, "block13_sepconv1_act"),
-    # The last block is shaped by the classes of ImageNet (Kornblith et al. 2019, "Do better ImageNet
-    # models transfer better?"). With the block before it at its side attention reached 2.6 more
-    # points of CIDEr on Flickr8k's dev split after 4 epochs (report, "Features").
+    # ImageNet's classes shape the last block most (Kornblith et al. 2019, "Do Better ImageNet Models
+    # Transfer Better?"); the one before knows what they don't ask for. The report has the figures.
     "xception_wide": EncoderSpec(
         "Xception",
         "xception",
