@@ -54,8 +54,8 @@ class EncoderSpec:
 
 ENCODERS = {
     "xception": EncoderSpec("Xception", "xception", 299, 2048, 10, "block13_sepconv1_act"),
-    # ImageNet's classes shape the last block most (Kornblith et al. 2019, "Do Better ImageNet Models
-    # Transfer Better?"); the one before knows what they don't ask for. The report has the figures.
+    # The classes of ImageNet shape the last block most (Kornblith et al. 2019, "Do Better ImageNet
+    # Models Transfer Better?"), so the block before it is read too. The report has the figures.
     "xception_wide": EncoderSpec(
         "Xception",
         "xception",
