@@ -95,7 +95,9 @@ def runs(folder: Path) -> list[int]:
 def test_notebooks_run_in_order_in_their_folder_and_leave_copies_and_times(
     settings, folder, capsys
 ):
-    write_notebook(folder / "02_read.ipynb", "print(open('note.txt').read())")
+    write_notebook(
+        folder / "02_read.ipynb", "print(open('note.txt').read(), '\\x1b[2J', '\\x1b[A')"
+    )
     write_notebook(
         folder / "01_write.ipynb",
         "with open('note.txt', 'w') as file:\n    file.write('from the first')",
@@ -107,7 +109,7 @@ def test_notebooks_run_in_order_in_their_folder_and_leave_copies_and_times(
     assert "from the first" in executed(settings, "02_read").with_suffix(".html").read_text("utf-8")
     assert list(read_json(settings.timings_file)) == ["01_write", "02_read"]
     terminal = capsys.readouterr().out
-    assert "from the first" in terminal
+    assert "from the first \\x1b[2J \x1b[A" in terminal  # none that clears it, one that goes up
     assert terminal.index("01_write …") < terminal.index("02_read …")
 
 
@@ -172,17 +174,6 @@ def test_a_result_that_is_not_what_was_written_is_made_again(
     assert file.read_text() == name
     assert runs(folder) == expected
     assert f"{file.name} is missing or was changed" in capsys.readouterr().out
-
-
-def test_a_damaged_part_of_a_large_file_is_noticed(settings, folder, in_this_process, monkeypatch):
-    monkeypatch.setattr(run_notebooks, "_LARGE", 3)
-    write_notebooks_that_leave_results(settings, folder)
-    run_all(settings, folder)
-    run_all(settings, folder)
-    assert runs(folder) == [1, 1, 1]
-    settings.decoder_file.write_text("02_trai")
-    run_all(settings, folder)
-    assert runs(folder) == [1, 2, 2]
 
 
 def test_a_run_notices_when_files_that_another_run_made_for_it_are_gone(

@@ -33,7 +33,6 @@ from utils.machinery.files import (
     RECORD_FILE,
     content_hash,
     file_hash,
-    quick_hash,
     read_json,
     write_json,
     write_text,
@@ -45,8 +44,9 @@ NOTEBOOKS = PROJECT / "notebooks"
 # Of the folder tools, the modules that a notebook's result depends on.
 TOOLS_IN_NOTEBOOKS = ("architecture.py", "fine_tuning.py")
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
-_LARGE = 64 << 20  # bytes: of larger files, such as features, only both ends are compared
 _TERMINAL_CODES = re.compile(r"\x1b\[[0-9;]*m")
+# What commands a terminal, less the little that progress bars need: colours, up and back.
+_COMMANDS = re.compile(r"\x1b(?!\[[0-9;]*[mA])|[\x00-\x07\x0b\x0c\x0e-\x1a\x1c-\x1f\x7f-\x9f]")
 _ERROR_LINES = 15  # of a traceback, whose beginning is mostly library code
 # The page needs no network: of the scripts that the stock template loads only MathJax stays, and
 # without it a formula is shown as it was typed.
@@ -154,7 +154,8 @@ class _LiveClient(NotebookClient):
     def process_message(self, msg, cell, cell_index):
         if msg["msg_type"] == "stream":
             terminal = sys.stderr if msg["content"]["name"] == "stderr" else sys.stdout
-            terminal.write(msg["content"]["text"])
+            text = msg["content"]["text"]  # names of files and captions may be part of it
+            terminal.write(_COMMANDS.sub(lambda found: ascii(found[0])[1:-1], text))
             terminal.flush()
         return super().process_message(msg, cell, cell_index)
 
@@ -322,11 +323,9 @@ def _written(
 
 
 def _hash(file: Path) -> str | None:
-    """Hash of a file's content; of a large one, of its size and both ends. None: no such file."""
+    """Hash of a file's content; None if there is no such file, or it can't be read."""
     try:
-        if not file.is_file():
-            return None
-        return file_hash(file) if file.stat().st_size <= _LARGE else quick_hash(file)
+        return file_hash(file) if file.is_file() else None
     except OSError:
         return None
 
