@@ -464,7 +464,7 @@ def test_a_photograph_that_can_not_be_opened_stops_the_extraction(photos, tmp_pa
     def refuse(path):
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr("utils.features.quick_hash", refuse)
+    monkeypatch.setattr("utils.features.hash_if_there", refuse)
     with pytest.raises(UnreadablePhotographError, match=r"photo000.png .*Permission denied"):
         extract_features(SlowEncoder(), photos, tmp_path)
 

@@ -11,6 +11,7 @@ from nltk.translate.bleu_score import corpus_bleu
 
 from utils import metrics
 from utils.dataset import load_dataset
+from utils.machinery.errors import DatasetError
 from utils.settings import PROJECT, Settings
 
 FLICKR8K = PROJECT.parent / "shared" / "flickr8k"
@@ -411,5 +412,5 @@ def test_a_photograph_with_one_caption_has_no_agreement_and_does_not_stop_the_ot
 
 
 def test_captions_without_company_are_refused():
-    with pytest.raises(ValueError, match="No photograph has two captions"):
+    with pytest.raises(DatasetError, match="No photograph has two captions"):
         metrics.leave_one_out([["A dog ."], ["A cat ."]])

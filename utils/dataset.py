@@ -20,7 +20,7 @@ import pandas as pd
 
 from utils.machinery.archives import download, unpack
 from utils.machinery.errors import CaptionProjectError, DatasetError, DownloadError
-from utils.machinery.files import content_hash, invalid, quick_hash, read_json
+from utils.machinery.files import content_hash, hash_if_there, invalid, read_json
 from utils.machinery.lock import only_one_in
 from utils.settings import Settings, short_path
 
@@ -153,7 +153,8 @@ def _parse_csv_line(header: list[str], line: str) -> tuple[str, int, str]:
 
 
 def _checked_caption(name: str, caption: str) -> str:
-    caption, name = caption.strip(), name[:60]
+    # A line break, which JSON can hold, would end the line in captions.csv.
+    caption, name = re.sub(r"[\r\n]+", " ", caption).strip(), name[:60]
     words = caption.split()
     if not words:
         raise DatasetError(f"{name} has an empty caption")
@@ -224,7 +225,7 @@ class Dataset:
     @cached_property
     def made_from(self) -> dict[str, str]:
         """Hashes of all that results depend on, on any machine, for `require_same_data`."""
-        photos = [[photo, quick_hash(self.photo_path(photo))] for photo in self.split_of]
+        photos = [[photo, hash_if_there(self.photo_path(photo))] for photo in self.split_of]
         return {
             "captions": content_hash(self.captions.to_dict("list")),
             "splits": content_hash(self.splits),

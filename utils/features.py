@@ -30,8 +30,8 @@ from utils.machinery.files import (
     content_hash,
     file_hash,
     full_disk_reported,
+    hash_if_there,
     invalid,
-    quick_hash,
     read_json,
     require,
     write_json,
@@ -217,7 +217,7 @@ def _made_from(
     """Everything that the features depend on."""
     grid, width = encoder.spec.grid, encoder.spec.width
     try:
-        hashes = [quick_hash(dataset.photo_path(photo)) for photo in photos]
+        hashes = [hash_if_there(dataset.photo_path(photo)) for photo in photos]
     except OSError as error:
         finding = f"{error.filename} could not be read ({error.strerror})"
         raise UnreadablePhotographError(f"{finding}. Check it and run this again.") from error

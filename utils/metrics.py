@@ -25,6 +25,8 @@ from itertools import chain
 import numpy as np
 import pandas as pd
 
+from utils.machinery.errors import DatasetError
+
 PROTOCOL = (
     "captions against all raw references; Penn Treebank tokens, lower-cased, punctuation dropped; "
     "corpus BLEU, closest reference length, no smoothing; ROUGE-L; CIDEr-D with the IDF of the "
@@ -294,7 +296,7 @@ def leave_one_out(
         rewrite: changes the caption that is held out, for example by a cleaning; the others stay.
 
     Raises:
-        ValueError: no photograph has two captions.
+        DatasetError: no photograph has two captions.
     """
     tokens = [[tokenize(caption) for caption in group] for group in references]
     rewrite = rewrite or str
@@ -312,7 +314,8 @@ def leave_one_out(
         cider = Cider(others).scores(candidates)
         rounds.append([orders[0], orders[-1], np.mean(rouge), cider.mean()])
     if not rounds:
-        raise ValueError("No photograph has two captions; expected at least one.")
+        finding = "No photograph has two captions, so people can't be compared with each other"
+        raise DatasetError(f"{finding}. Give photographs two or more.")
     names = ["BLEU-1", "BLEU-4", "ROUGE-L", "CIDEr"]
     scores = dict(zip(names, np.mean(rounds, axis=0).tolist(), strict=True))
     by_photo = pd.DataFrame(rouge_of, columns=["photo", "rouge"]).groupby("photo")["rouge"].mean()

@@ -2,12 +2,19 @@
 
 import os
 from collections.abc import Callable
+from itertools import cycle
 from pathlib import Path
+
+from PIL import Image
 
 from tests.robustness import row
 from tests.test_dataset import PHOTOS, SPLITS, load, write_kaggle, write_photos, write_texts
-from utils.dataset import SPLIT_FILES, require_same_data
-from utils.machinery.files import write_json
+from utils.captions import TOKEN_COLUMNS, Vocabulary, caption_table, read_caption_table
+from utils.dataset import SPLIT_FILES, Dataset, load_dataset, require_same_data
+from utils.machinery.files import write_json, write_table
+from utils.metrics import leave_one_out
+from utils.photographs import load_pixels
+from utils.settings import Settings
 
 FIRST = PHOTOS[0]
 
@@ -154,3 +161,72 @@ def _(folder: Path) -> str:
         content = (folder / name).read_bytes().replace(b"\n", b"\r\n")
         (folder / name).write_bytes(b"\xef\xbb\xbf" + content)
     return read(folder)
+
+
+# Data of one's own
+
+
+def own(folder: Path, captions: dict[str, list[str]]) -> Dataset:
+    """Reads a folder of photographs of these names with Karpathy's file of their captions."""
+    (folder / "images").mkdir(exist_ok=True)
+    for name in captions:
+        Image.new("RGB", (9, 9), "red").save(folder / "images" / name)
+    images = [
+        {"filename": name, "split": split, "sentences": [{"raw": text} for text in texts]}
+        for (name, texts), split in zip(captions.items(), cycle(SPLIT_NAMES), strict=False)
+    ]
+    write_json(folder / "dataset.json", {"images": images})
+    return load_dataset(Settings(dataset="folder", data=folder))
+
+
+SPLIT_NAMES = ("train", "val", "test")  # as Karpathy's files have them
+NUMBERED = [f"{number}.jpg" for number in range(12)]
+
+
+@row("Data of one's own", "names with &#, %, =, $, quotes, spaces and control characters")
+def _(folder: Path) -> str:
+    odd = [
+        "a&#35;.jpg",
+        "50%20.jpg",
+        "=1+1.jpg",
+        "$x_1$.jpg",
+        "q'\".jpg",
+        "sp ace é写.jpg",
+        "\x1b[2J.jpg",
+    ]
+    dataset = own(folder, {name: [f"A dog in {name} ."] for name in [*NUMBERED, *odd]})
+    assert set(odd) < dataset.split_of.keys()
+    assert all(load_pixels(dataset.photo_path(name), 8).any() for name in odd)
+    return f"all {len(dataset.split_of)} are read"
+
+
+@row("Data of one's own", "a name that is no text, and links that lead to themselves")
+def _(folder: Path) -> str:
+    (folder / "images").mkdir()
+    (folder / "images" / "self.jpg").symlink_to("self.jpg")
+    (folder / "images" / "loop").symlink_to(folder / "images")
+    with open(os.fsencode(folder / "images") + b"/\xff\xfe.jpg", "wb"):  # noqa: PTH123 it takes bytes
+        pass
+    dataset = own(folder, {name: ["A dog runs .", "A dog ."] for name in NUMBERED})
+    return f"skipped and listed: {' '.join(dataset.oddities)}"
+
+
+@row("Data of one's own", "captions that are all numbers")
+def _(folder: Path) -> str:
+    table = caption_table(own(folder, {name: ["12 007", "3 4"] for name in NUMBERED}))
+    sizes = [len(Vocabulary.build(map(str.split, table[name]))) for name in TOKEN_COLUMNS.values()]
+    return "read; vocabularies, full and as in the original recipe: {} and {}".format(*sizes)
+
+
+@row("Data of one's own", "one caption for each photograph")
+def _(folder: Path) -> str:
+    dataset = own(folder, {name: ["A dog runs ."] for name in NUMBERED})
+    return str(leave_one_out(dataset.references(dataset.splits["dev"])))
+
+
+@row("Data of one's own", "line breaks within a caption")
+def _(folder: Path) -> str:
+    table = caption_table(own(folder, {name: ["A dog\r\nruns\rhere ."] for name in NUMBERED}))
+    write_table(folder / "captions.csv", table)
+    assert read_caption_table(folder / "captions.csv").equals(table)
+    return f"read as {table['caption'][0]!r}"

@@ -23,6 +23,7 @@ from utils.machinery.files import (
     atomic_path,
     full_disk_reported,
     record_files,
+    require,
     write_json,
 )
 from utils.machinery.lock import LOCK_FILE, only_one_in
@@ -108,6 +109,14 @@ def _(folder: Path, record: dict | None) -> str:
     if record is not None:
         write_json(settings.run_folder / RECORD_FILE, record)
     return summary(settings)
+
+
+@row("Results", "evaluated with another EPOCHS than trained with", {"epochs": 30})
+@row("Results", "evaluated with another SEED than trained with", {"seed": 7})
+def _(folder: Path, change: dict) -> str:
+    write_json(Settings(runs=folder).training_file, {"ours": {"epochs": 20}})
+    other = Settings(runs=folder, **change)
+    return str(require(other.training_file, "notebook 04_train_captioner"))
 
 
 def run_notebook_that_scores(folder: Path) -> str:

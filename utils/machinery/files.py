@@ -274,7 +274,8 @@ def file_hash(path: Path | str) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def quick_hash(path: Path) -> str | None:
+def hash_if_there(path: Path) -> str | None:
+    """`file_hash`, or None if there is no such file."""
     return file_hash(path) if path.exists() else None
 
 
