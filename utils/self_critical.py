@@ -37,9 +37,9 @@ class SelfCritical:
     epochs: int = 3  # how often every photograph is seen
     samples: int = 5  # captions drawn of each photograph, at least two
     batch_size: int = 64  # photographs a step
-    # Of Adam, falling to zero along a cosine. Three times as much is too much: the reward rises
+    # Of Adam, falling to zero along a cosine. Twice as much can be too much: the reward rises
     # faster, and dev collapses in the second epoch.
-    learning_rate: float = 4e-5
+    learning_rate: float = 2e-5
     max_tokens: int = 20  # where a drawn caption is cut off
 
 
