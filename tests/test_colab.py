@@ -118,14 +118,16 @@ def test_archives_are_fetched_to_drive_once_and_unpacked_on_each_machine(
         fetch_data_once(Settings(dataset="flickr8k"))
         assert (place / "Flickr8k_Dataset" / "inside.txt").exists()
     assert fetched == ["Flickr8k_text.zip", "Flickr8k_Dataset.zip"]
-    assert "1.1 GB" in capsys.readouterr().out
+    assert "1.1 GB and its features up to 5.8 GB" in capsys.readouterr().out
 
 
 def test_without_room_on_drive_nothing_is_fetched_there(colab, monkeypatch, capsys):
     monkeypatch.setattr(colab_module.shutil, "disk_usage", lambda _: SimpleNamespace(free=10**9))
     set_up()
-    fetch_data_once(Settings(dataset="flickr8k"))
-    assert "too little" in capsys.readouterr().out
+    fetch_data_once(Settings(dataset="flickr8k", encoder="xception_wide"))
+    said = capsys.readouterr().out
+    assert "up to 8.6 GB" in said
+    assert "too little" in said
     assert not (colab_module.FOLDER / "Flickr8k_text.zip").exists()
 
 

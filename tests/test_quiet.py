@@ -62,3 +62,28 @@ def test_a_command_begins_without_lines_of_tensorflow(command):
     code = f"import {command}, tensorflow; tensorflow.config.list_physical_devices()"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout + done.stderr == ""
+
+
+FIT = """
+from utils.machinery.quiet import quiet_start
+with quiet_start():
+    import keras
+import numpy as np
+class Batches(keras.utils.PyDataset):
+    def __len__(self):
+        return 1
+    def __getitem__(self, index):
+        return np.zeros((2, 3)), np.zeros((2, 1))
+model = keras.Sequential([keras.layers.Dense(1)])
+model.compile("sgd", "mse")
+model.fit(Batches(), verbose=0)
+"""
+
+
+@pytest.mark.slow
+def test_a_training_begins_without_a_line_about_memory():
+    outside = {name: text for name, text in os.environ.items() if name != "TF_CPP_MIN_LOG_LEVEL"}
+    done = subprocess.run(
+        [sys.executable, "-c", FIT], capture_output=True, text=True, check=True, env=outside
+    )
+    assert done.stdout + done.stderr == ""

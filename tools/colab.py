@@ -21,7 +21,10 @@ DRIVE = Path("/content/drive")
 FOLDER = DRIVE / "MyDrive" / "photograph-captions"
 ARCHIVES = ("Flickr8k_text", "Flickr8k_Dataset")
 _GB = 1e9
-_ROOM = 1.1 * _GB + 6.5 * _GB  # archives of Flickr8k; Xception's features with mirrored photographs
+_ARCHIVES_SIZE = 1.1 * _GB
+# Features of all photographs and of the mirrored training split, of the encoders with the largest.
+_FEATURES_SIZE = {"xception_wide": 8.6 * _GB}
+_FEATURES_SIZE_ELSE = 5.8 * _GB
 _WEBCAM = """(async () => {
   const video = document.body.appendChild(document.createElement('video'));
   video.srcObject = await navigator.mediaDevices.getUserMedia({video: true});
@@ -96,8 +99,12 @@ def fetch_data_once(settings: Settings) -> None:
     if settings.dataset != "flickr8k" or settings.data or not FOLDER.parent.is_dir():
         return
     free = shutil.disk_usage(FOLDER.parent).free
-    print(f"Flickr8k takes 1.1 GB and its features up to 6.5 GB; Drive has {free / _GB:.1f} GB.")
-    if free < _ROOM and not (FOLDER / f"{ARCHIVES[-1]}.zip").exists():
+    size = _FEATURES_SIZE.get(settings.encoder, _FEATURES_SIZE_ELSE)
+    print(
+        f"Flickr8k takes {_ARCHIVES_SIZE / _GB:.1f} GB and its features up to {size / _GB:.1f} GB; "
+        f"Drive has {free / _GB:.1f} GB."
+    )
+    if free < _ARCHIVES_SIZE + size and not (FOLDER / f"{ARCHIVES[-1]}.zip").exists():
         print("That is too little: each notebook downloads the photographs again.")
         return
     for name in ARCHIVES:

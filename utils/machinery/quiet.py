@@ -28,6 +28,7 @@ def quiet_start() -> Iterator[None]:
     if "keras" in sys.modules:
         yield
         return
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")  # what it says later: warnings and errors
     # Every searcher compiles a step of its own, and TensorFlow takes that for one traced again.
     logging.getLogger("tensorflow").addFilter(lambda one: "retracing" not in one.getMessage())
     try:
