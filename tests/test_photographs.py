@@ -312,6 +312,13 @@ def test_a_picture_of_too_many_pixels_is_refused_before_it_is_unpacked(tmp_path)
             open_photograph(source)
 
 
+def test_a_jpeg_of_too_many_pixels_is_refused_although_it_could_be_read_at_an_eighth(tmp_path):
+    Image.new("L", (13_000, 5000)).save(tmp_path / "wide.jpg", progressive=True)
+    for read in (open_photograph, lambda path: load_pixels(path, 16)):
+        with pytest.raises(PhotographError, match="far too large"):
+            read(tmp_path / "wide.jpg")
+
+
 @settings(deadline=None, max_examples=150)
 @given(
     file_format=st.sampled_from(["JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP"]),

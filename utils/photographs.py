@@ -7,7 +7,7 @@ import stat
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageChops, ImageOps, UnidentifiedImageError
 
 from utils.machinery.errors import PhotographError, UnreadablePhotographError
 
@@ -29,14 +29,8 @@ def open_photograph(source: Source) -> Image.Image:
     """Opens a photograph as an upright 8-bit RGB picture, as a viewer would show it.
 
     EXIF orientation is applied, transparency is laid over white, 16-bit greys are scaled to 8 bits,
-    and of an animation the first frame is taken.
-
-    Args:
-        source: path of a picture file (`~` is your home), a PIL picture (left as it is), or an
-            array of dtype uint8 and shape (height, width[, 3 or 4]).
-
-    Returns:
-        PIL picture of mode "RGB", independent of `source`.
+    and of an animation the first frame is taken. `source` is the path of a picture file (`~` is
+    your home), a PIL picture, or an array (height, width[, 3 or 4]) uint8, and stays as it is.
 
     Raises:
         PhotographError: it is not a picture that is read here, or not a whole one.
@@ -46,13 +40,10 @@ def open_photograph(source: Source) -> Image.Image:
 
 
 def load_pixels(source: Source, image_size: int) -> np.ndarray:
-    """Reads a photograph and squeezes it to the square that a CNN expects.
+    """Reads a photograph as `open_photograph` does and squeezes it to the square of a CNN.
 
     The whole photograph is kept and its proportions are not, as in the original recipe. Resampling
-    is bilinear and antialiased. `source` and what is raised are those of `open_photograph`.
-
-    Returns:
-        (image_size, image_size, 3) uint8, RGB, in [0, 255].
+    is bilinear and antialiased. Returns (image_size, image_size, 3) uint8, RGB, in [0, 255].
     """
     # A JPEG can be decoded at half, quarter or eighth size for a fraction of the time. Twice the
     # wanted size is kept, so that the resampling below still decides what the pixels look like.
@@ -79,8 +70,7 @@ def _decode(source: Source, draft: tuple[int, int] | None = None) -> Image.Image
             size = f"has {status.st_size:,} bytes" if status.st_size else "is empty (0 bytes)"
             raise PhotographError(f"{size}. Download or copy it again.")
         with Image.open(name, formats=FORMATS) as image:
-            image.draft(None, draft)
-            picture = _to_rgb(image)
+            picture = _to_rgb(image, draft)
             if image.format in ("JPEG", "MPO") and _ends_early(image, name, draft):
                 raise ValueError("its data end before the picture does")
             return picture
@@ -101,7 +91,7 @@ def _ends_early(jpeg: Image.Image, name: str, draft: tuple[int, int] | None) -> 
     more = io.BytesIO(data[:end] + bytes(range(255)) + data[end:])
     with Image.open(more, formats=FORMATS) as longer:
         longer.draft(None, draft)
-        return longer.tobytes() != jpeg.tobytes()
+        return ImageChops.difference(longer, jpeg).getbbox() is not None
 
 
 def _refusal(name: str, error: Exception) -> PhotographError:
@@ -126,9 +116,11 @@ def _refusal(name: str, error: Exception) -> PhotographError:
     return kind(f"{name} {told}")
 
 
-def _to_rgb(original: Image.Image) -> Image.Image:
+def _to_rgb(original: Image.Image, draft: tuple[int, int] | None = None) -> Image.Image:
     if original.width * original.height > MOST_PIXELS:
         raise Image.DecompressionBombError(f"{original.width:,} x {original.height:,} pixels")
+    if draft:
+        original.draft(None, draft)
     deep = any(";16" in str(part[3]) for part in getattr(original, "tile", ()))
     original.load()
     clear = original.info.get("transparency")
@@ -160,10 +152,8 @@ def _from_array(pixels: np.ndarray) -> Image.Image:
             f"The array's dtype is {pixels.dtype}; expected uint8. For values in [0, 1] pass "
             "(255 * pixels).round().astype('uint8'), in [0, 255] pixels.astype('uint8')."
         )
-    if (
-        not (pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] in (3, 4)))
-        or not pixels.size
-    ):
+    right = pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] in (3, 4))
+    if not right or not pixels.size:
         expected = "expected (height, width[, 3 or 4]). Of a batch, pass one at a time"
         raise PhotographError(f"The array's shape is {pixels.shape}; {expected}.")
     return Image.fromarray(pixels)

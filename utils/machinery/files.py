@@ -38,10 +38,9 @@ _FORMULA, _GUARDED = r"^('*[=+\-@\t])", r"^'('*[=+\-@\t])"
 def atomic_path(target: Path | str, size: int = 0) -> Iterator[Path]:
     """Yields a temporary path beside `target` and moves it there only if the block succeeds.
 
-    A reader therefore sees the old file or the whole new one, also after a kill or on a full disk;
-    the temporary name ends as the target's does, since some writers choose their format by it.
-    With `size`, in bytes at most, `DiskFullError` comes before the block runs: give it for HDF5,
-    whose library takes the whole process down with a full disk.
+    Readers see the old file or the whole new one, also after a kill. The temporary name ends as the
+    target's does, since some writers choose their format by it. With `size`, in bytes at most,
+    `DiskFullError` comes before the block runs: HDF5's library dies with a full disk.
     """
     target = Path(target)
     with full_disk_reported(target):
@@ -173,10 +172,10 @@ def write_table(target: Path | str, table: pd.DataFrame) -> None:
 def read_table(
     source: Path | str, columns: Mapping[str, type] | Sequence[str], remedy: str = ""
 ) -> pd.DataFrame:
-    """Reads a CSV file as `read_text` does, with these columns or more.
+    """Reads a CSV file as `read_text` does, with these columns or more, and a whole last line.
 
     Give their types (str, int, float) where they are known: without, "007" becomes 7. Cells that
-    are empty or say "none" are text. Raises `StaleArtefactError` also if the last line is cut.
+    are empty or say "none" are text.
     """
     text = read_text(source, remedy)
     try:
@@ -224,35 +223,33 @@ def read_arrays(source: Path | str, most_bytes: int, remedy: str) -> dict[str, n
 
 
 def record_files(made_by: str, *paths: Path) -> None:
-    """Keeps the hashes of finished files in `stages.json` beside them, for `require` to compare.
-
-    `made_by` is the notebook that made them: "notebook 02_clean_captions".
-    """
+    """Keeps the hashes of finished files in `stages.json` beside them, for `require` to compare."""
     for path in paths:
         files = _record(path.parent) | {path.name: {"made_by": made_by, "sha256": file_hash(path)}}
         write_json(path.parent / RECORD_FILE, {"format": 1, "files": files})
 
 
 def require(path: Path, made_by: str, recorded: bool = False) -> Path:
-    """Returns `path` if it is there, and unchanged if `record_files` knows it.
+    """Returns `path`, which `made_by` makes ("notebook 02 …"), if it is as `record_files` knows it.
 
     Raises:
-        MissingStageError: it is not there; the message names `made_by` ("notebook 02 ...").
+        MissingStageError: it is not there.
         StaleArtefactError: it is not a regular file, or was changed since it was recorded; or it
             had to be `recorded`, and is not.
     """
     if not path.exists():
-        finding = f"{short_path(path)} is missing."
-        raise MissingStageError(f"{finding} Run {made_by} first: it makes this file.")
-    if not path.is_file():
-        raise invalid(path, "it is not a regular file", f"Move it away and run {made_by} again.")
+        remedy = f"Run {made_by} first: it makes this file."
+        raise MissingStageError(f"{short_path(path)} is missing. {remedy}")
     known = _record(path.parent).get(path.name)
-    if recorded and not known:
+    finding = None
+    if not path.is_file():
+        finding = "it is not a regular file"
+    elif recorded and not known:
         finding = f"{RECORD_FILE} does not tell whether it is as {made_by} wrote it"
-        raise invalid(path, finding, f"Run {made_by} again, or restore both.")
-    if known and file_hash(path) != known["sha256"]:
-        remedy = f"Run {known['made_by']} again, or restore the file."
-        raise invalid(path, f"it was changed since {known['made_by']} wrote it", remedy)
+    elif known and file_hash(path) != known["sha256"]:
+        finding = f"it was changed since {known['made_by']} wrote it"
+    if finding:
+        raise invalid(path, finding, f"Restore it, or move it away and run {made_by} again.")
     return path
 
 
