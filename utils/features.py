@@ -154,8 +154,8 @@ def extract_features(
 
     Args:
         folder: gets `pooled.npy`, `spatial.npy` or `pooled_mirrored.npy`, each with its manifest.
-        kind: "pooled", (n, width) float32; "spatial", (n, grid, grid, width) float16; or "middle",
-            float16, what the blocks that can be fine-tuned are given.
+        kind: "pooled" or "spatial", as `Features.of` has them, or "middle", float16, what the
+            blocks that can be fine-tuned are given.
         batch_size: photographs that go through the CNN at once.
         mirrored: take the mirror images of the training split instead, as further training data.
 
@@ -167,8 +167,8 @@ def extract_features(
         FolderInUseError, DiskFullError: as their names say; what is done so far is kept.
     """
     files = _Files(folder, kind, mirrored)
-    splits = ["train"] if mirrored else ["train", "dev", "test"]
-    photos = [photo for split in splits for photo in dataset.splits[split]]
+    splits = dataset.splits
+    photos = [*splits["train"], *([] if mirrored else splits["dev"] + splits["test"])]
     if not photos:
         raise DatasetError("The data set has no photographs. Check its folder and split files.")
     made_from = _made_from(encoder, dataset, photos, kind, mirrored)

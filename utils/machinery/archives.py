@@ -63,7 +63,7 @@ def download(url: str, target: Path | str) -> Path:
             "That is not an address to download from; expected https://…, without a user name or "
             "password in it. Fetch the file with another program and place it by hand."
         )
-    part, memo_file = (target.with_name(f"{target.name}.part{end}") for end in ("", ".json"))
+    part, memo_file = (target.with_name(f"{target.name}{end}") for end in (".part", ".part.json"))
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         _fetch_with_patience(url, part, memo_file)
@@ -204,9 +204,14 @@ def unpack(archive: Path | str, folder: Path | str, *, limit: int = LIMIT) -> Pa
                 raise DownloadError(f"it unpacks to {total:,} bytes, more than {limit:,}")
             name = f"unpacking {archive.name}"
             with ProgressBar(desc=name, total=total, unit="B", unit_scale=True) as bar:
-                for member, path in members:
-                    if path:
-                        _extract(opened, member, part / path, bar)
+                for member, path in ((member, part / path) for member, path in members if path):
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    with opened.open(member) as source, path.open("xb") as file:
+                        while block := source.read(_BLOCK):
+                            bar.update(file.write(block))
+                            if file.tell() > member.file_size:  # its sizes are the sender's word
+                                finding = f"{member.filename!r} has more bytes than it declares"
+                                raise DownloadError(finding)
         if folder.exists():
             folder.rmdir()  # Windows doesn't rename onto an empty folder
         part.rename(folder)
@@ -235,16 +240,3 @@ def _safe_path(member: zipfile.ZipInfo) -> PurePosixPath | None:
     if name.endswith("/") or not path.parts:
         return None
     return None if "__MACOSX" in path.parts or path.name == ".DS_Store" else path
-
-
-def _extract(
-    archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path, bar: ProgressBar
-) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    written = 0
-    with archive.open(member) as source, path.open("xb") as file:
-        while block := source.read(_BLOCK):
-            written += file.write(block)
-            bar.update(len(block))
-            if written > member.file_size:  # declared sizes are the sender's word, so count
-                raise DownloadError(f"{member.filename!r} has more bytes than it declares")

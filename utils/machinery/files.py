@@ -255,9 +255,8 @@ def require(path: Path, made_by: str, recorded: bool = False) -> Path:
 
 def _record(folder: Path) -> dict[str, dict[str, str]]:
     file, remedy = folder / RECORD_FILE, "Delete it; the notebooks write it again."
-    if not file.exists():
-        return {}
-    files = read_json(file, remedy, {"format": 1, "files": dict})["files"]
+    known = {"format": 1, "files": dict}
+    files = read_json(file, remedy, known)["files"] if file.exists() else {}
     for entry in files.values():
         check_fields(entry, {"made_by": str, "sha256": str}, file, remedy)
     return files
