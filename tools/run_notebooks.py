@@ -325,7 +325,7 @@ def _written(
 def _hash(file: Path) -> str | None:
     """Hash of a file's content; None if there is no such file, or it can't be read."""
     try:
-        return file_hash(file) if file.is_file() else None
+        return file_hash(file, file.stat().st_size) if file.is_file() else None
     except OSError:
         return None
 

@@ -263,7 +263,8 @@ class _Files:
         return manifest
 
     def open(self, manifest: dict[str, Any]) -> np.ndarray:
-        if file_hash(require(self.array, MADE_BY)) != manifest["array_hash"]:
+        size = require(self.array, MADE_BY).stat().st_size
+        if size != manifest["bytes"] or file_hash(self.array, size) != manifest["array_hash"]:
             raise self.stale(f"it was changed since {MADE_BY} wrote it")
         return np.load(self.array, mmap_mode="r", allow_pickle=False)
 
@@ -307,7 +308,8 @@ class _Files:
             "shape": list(array.shape),
             "photos": photos,
             "unreadable": unreadable,
-            "array_hash": file_hash(work / "rows.npy"),
+            "bytes": (size := (work / "rows.npy").stat().st_size),
+            "array_hash": file_hash(work / "rows.npy", size),
             "seconds": round(sum(one["seconds"] for one in records), 1),
         }
         write_json(self.manifest, manifest | {"hash": _manifest_hash(manifest)})

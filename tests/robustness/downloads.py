@@ -200,7 +200,7 @@ def _(folder: Path, damage: Callable[[bytes], bytes]) -> str:
 @row("Archives", "disk full while it is unpacked")
 def _(folder: Path) -> str:
     full = OSError(errno.ENOSPC, "No space left on device")
-    with patch.object(archives, "_extract", side_effect=full):
+    with patch.object(archives.ProgressBar, "update", side_effect=full):
         return unpacked(folder, zip_bytes(("photo.jpg", b"good")))
 
 

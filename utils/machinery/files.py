@@ -26,7 +26,7 @@ from utils.machinery.errors import (
 from utils.settings import short_path
 
 RECORD_FILE = "stages.json"  # in a folder: the hash of each file that a notebook handed over
-_MOST_HASHED = 128 << 30  # bytes of a file; spatial features of 100,000 photographs have 40 GB
+_MOST_HASHED = 1 << 30  # bytes of a file that is handed over; only features may have more
 _NEARLY_FULL = 1 << 20  # bytes: less than this free explains a write that failed without a reason
 _MOST_BYTES = 256 << 20  # of a JSON or CSV file; Flickr8k's largest has 8 MB
 # What a spreadsheet takes for a formula at the beginning of a cell. There it gets an apostrophe
@@ -262,10 +262,10 @@ def _record(folder: Path) -> dict[str, dict[str, str]]:
     return files
 
 
-def file_hash(path: Path | str) -> str:
-    """SHA-256 of a file's content, 64 hexadecimal digits; `StaleArtefactError` above 128 GiB."""
+def file_hash(path: Path | str, most: int = _MOST_HASHED) -> str:
+    """SHA-256 of a file, 64 hexadecimal digits; `StaleArtefactError` above `most` bytes."""
     with Path(path).open("rb") as file:
-        if (size := os.fstat(file.fileno()).st_size) > _MOST_HASHED:
+        if (size := os.fstat(file.fileno()).st_size) > most:
             raise invalid(path, f"it has {size:,} bytes")
         return hashlib.file_digest(file, "sha256").hexdigest()
 
