@@ -79,11 +79,23 @@ model.compile("sgd", "mse")
 model.fit(Batches(), verbose=0)
 """
 
+SEARCH = """
+from utils.machinery.quiet import quiet_start
+with quiet_start():
+    import keras
+import numpy as np
+from utils.decoder import build_decoder
+from utils.search import Searcher
+decoder = build_decoder("attention", 9, (2, 2, 8), units=8, embedding_units=8)
+Searcher(decoder).search(np.ones((3, 2, 2, 8), "float16"))
+"""
+
 
 @pytest.mark.slow
-def test_a_training_begins_without_a_line_about_memory():
+@pytest.mark.parametrize("code", [FIT, SEARCH], ids=["training", "search"])
+def test_work_begins_without_lines_about_memory_and_precision(code):
     outside = {name: text for name, text in os.environ.items() if name != "TF_CPP_MIN_LOG_LEVEL"}
     done = subprocess.run(
-        [sys.executable, "-c", FIT], capture_output=True, text=True, check=True, env=outside
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=outside
     )
     assert done.stdout + done.stderr == ""

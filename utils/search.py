@@ -284,7 +284,8 @@ class Searcher:
     def _starting(self, arrays: Sequence[np.ndarray], batch: int) -> Iterator[dict]:
         """Yields what each photograph starts with; computed a batch at a time."""
         for first in range(0, len(arrays[0]), max(batch, 1)):
-            rows = [np.asarray(array[first : first + batch]) for array in arrays]
+            # TensorFlow would do it too, and first complain of half precision.
+            rows = [np.asarray(array[first : first + batch], "float32") for array in arrays]
             count = len(rows[0])  # of a whole batch: another shape would compile again
             rows = [np.concatenate([own, np.repeat(own[-1:], batch - count, 0)]) for own in rows]
             states = self._start.predict_on_batch(rows)

@@ -88,7 +88,7 @@ OURS_ON_SAMPLE = replace(
 
 
 # Of decoders that are there for comparison only: on Flickr8k more would cost an hour, and on the
-# sample more brought nothing, since of 20 epochs the tenth and the eighth were best.
+# sample the best of 20 epochs were the tenth and the eighth.
 COMPARED_EPOCHS = {"sample": 12, "flickr8k": 8, "folder": 8}
 
 
