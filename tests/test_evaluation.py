@@ -55,7 +55,7 @@ def test_every_search_is_scored_and_the_best_comes_first(decoder, dev, capsys):
     split = (dev.features, dev.references)
     options = {"beams": (1, 2), "length_penalties": (0.0, 1.0)}
     table = choose_search(decoder, VOCABULARY, *split, **options)
-    assert capsys.readouterr().err.rstrip().endswith("photo/s]")
+    assert "searches: 100%" in capsys.readouterr().err
     tried = zip(table["beam"], table["length_penalty"], strict=True)
     assert sorted(tried) == [(1, 1.0), (2, 0.0), (2, 1.0)]
     assert table["CIDEr"].is_monotonic_decreasing
@@ -268,5 +268,5 @@ def test_the_better_system_wins_in_nearly_every_draw_and_the_same_one_in_half(de
 
 
 def test_captions_without_photographs_are_refused():
-    with pytest.raises(ValueError, match="2 captions for 1 photographs"):
+    with pytest.raises(ValueError, match="shorter"):
         bootstrap_intervals(["a dog", "a cat"], [["a dog"]])
