@@ -88,7 +88,7 @@ def self_critical_stage(folder: Path) -> dict:
 
 def evaluate_stage(folder: Path) -> dict:
     decoder, dev = _trained("original", folder).model, caption_set(1, 24)
-    known = {"beams": (1, 3), "length_penalties": (0.7, 1.0), "progress": False}
+    known = {"beams": (1, 3), "length_penalties": (0.7, 1.0)}
     tried = choose_search(decoder, VOCABULARY, dev.features, dev.references, **known)
     tried = tried.drop(columns="seconds")
     searcher = Searcher(decoder, beam=3, length_penalty=0.7, batch_size=4)

@@ -143,16 +143,3 @@ def test_batches_come_in_few_lengths_and_the_first_two_differ(by_photo):
 @given(st.integers(1, 10_000))
 def test_a_bucket_holds_the_caption(length):
     assert bucket_length(length) >= length
-
-
-def test_captions_without_their_rows_are_refused():
-    with pytest.raises(ValueError, match="2 photograph rows and 1 captions"):
-        CaptionBatches(np.zeros((1, 2)), [0, 0], make_captions([3]))
-
-
-def test_mirror_images_without_a_seed_or_of_another_shape_are_refused():
-    captions = make_captions([3])
-    with pytest.raises(ValueError, match="the seed is None"):
-        CaptionBatches(np.zeros((1, 2)), [0], captions, mirrored=np.zeros((1, 2)))
-    with pytest.raises(ValueError, match=r"shape \(1, 3\)"):
-        CaptionBatches(np.zeros((1, 2)), [0], captions, seed=1, mirrored=np.zeros((1, 3)))

@@ -55,7 +55,7 @@ def test_every_search_is_scored_and_the_best_comes_first(decoder, dev, capsys):
     split = (dev.features, dev.references)
     options = {"beams": (1, 2), "length_penalties": (0.0, 1.0)}
     table = choose_search(decoder, VOCABULARY, *split, **options)
-    assert capsys.readouterr().err.rstrip().endswith("photo/s]")
+    assert "searches: 100%" in capsys.readouterr().err
     tried = zip(table["beam"], table["length_penalty"], strict=True)
     assert sorted(tried) == [(1, 1.0), (2, 0.0), (2, 1.0)]
     assert table["CIDEr"].is_monotonic_decreasing
@@ -71,7 +71,7 @@ def test_every_search_is_scored_and_the_best_comes_first(decoder, dev, capsys):
 def test_a_consensus_is_tried_beside_the_beams(decoder, another, dev):
     consensus = Consensus.of(dev.tokens, VOCABULARY)
     decoders, features = [decoder, another], [dev.features, dev.features]
-    options = {"beams": (2,), "length_penalties": (1.0,), "progress": False}
+    options = {"beams": (2,), "length_penalties": (1.0,)}
     table = choose_search(
         decoders, VOCABULARY, features, dev.references, consensus=consensus, **options
     )
@@ -178,7 +178,7 @@ def test_a_system_is_searched_for_a_consensus_where_dev_has_it(decoder, dev):
 def test_captions_of_neighbours_vote_where_dev_has_it(decoder, dev):
     """Of photographs that are their own neighbours, nothing can be said that is better."""
     test = caption_set(3, 5)
-    known = {"beams": (), "consensus": Consensus.of(dev.tokens, VOCABULARY), "progress": False}
+    known = {"beams": (), "consensus": Consensus.of(dev.tokens, VOCABULARY)}
     systems = ("mine", [decoder], VOCABULARY, {"pooled": dev}, {"pooled": test})
     alone, _ = evaluate_system(*systems, **known)
     row, captions = evaluate_system(*systems, neighbours=Neighbours(dev, VOCABULARY), **known)
@@ -268,5 +268,5 @@ def test_the_better_system_wins_in_nearly_every_draw_and_the_same_one_in_half(de
 
 
 def test_captions_without_photographs_are_refused():
-    with pytest.raises(ValueError, match="2 captions for 1 photographs"):
+    with pytest.raises(ValueError, match="shorter"):
         bootstrap_intervals(["a dog", "a cat"], [["a dog"]])

@@ -347,9 +347,9 @@ def test_captions_of_other_photographs_score_lower():
 
 
 def test_missing_captions_or_references_are_refused():
-    with pytest.raises(ValueError, match="1 captions and references for 2"):
+    with pytest.raises(ValueError, match="longer"):
         metrics.score_captions(["a dog"], [["a dog"], ["a cat"]])
-    with pytest.raises(ValueError, match="no reference"):
+    with pytest.raises(ValueError, match="needs a reference"):
         metrics.score_captions(["a dog", "a cat"], [["a dog"], []])
 
 

@@ -17,12 +17,10 @@ from utils.machinery.devices import Share
 BUCKETS = (8, 10, 12, 14, 16, 20, 26, 40)
 
 
-def bucket_length(length: int, buckets: Sequence[int] = BUCKETS) -> int:
+def bucket_length(length: int) -> int:
     """Smallest bucket that holds `length` tokens; a longer caption gets a multiple of the last."""
-    for bucket in buckets:
-        if length <= bucket:
-            return bucket
-    return -(-length // buckets[-1]) * buckets[-1]
+    longer = -(-length // BUCKETS[-1]) * BUCKETS[-1]
+    return next((bucket for bucket in BUCKETS if length <= bucket), longer)
 
 
 class CaptionBatches(keras.utils.PyDataset):
@@ -32,9 +30,8 @@ class CaptionBatches(keras.utils.PyDataset):
     and `targets` is the same caption one token further, ending with END; both are `(n, k, bucket)`
     int32, padded with PAD on the right. `features` is `(n, ...)` as stored, one row per photograph.
 
-    One by one (`k` is 1), captions waste the least padding. By photograph, all captions of a
-    photograph come together, so that it is computed once for all of them; where it has fewer than
-    others, captions of nothing but PAD fill up.
+    One by one (`k` is 1), captions waste the least padding. By photograph, all captions of one come
+    together, so that it is computed once for all of them; captions of nothing but PAD fill up.
 
     Every caption comes exactly once an epoch. The order depends on `seed` and the epoch only, so a
     training that was killed goes on with the batches that it would have seen.
@@ -44,13 +41,13 @@ class CaptionBatches(keras.utils.PyDataset):
         rows: for every caption the row of its photograph in `features`.
         captions: for every caption its token ids, START and END included.
         batch_size: captions a batch; the last batch of a bucket can be smaller.
-        seed: of the shuffling; None keeps a fixed order, for evaluation.
+        seed: of the shuffling and mirroring; None keeps a fixed order, for evaluation.
         epoch: the first epoch to come, counted from 0.
         mirrored: features of the mirror images, same shape as `features`. Each photograph then
             comes as it is or as its mirror image, at random in each epoch.
         by_photo: whether the captions of a photograph come together.
-        share: which part of every batch to give, where several devices share it. The parts of all
-            processes make up the batch; photographs whose captions are nothing but PAD fill up.
+        share: which part of every batch to give, where several devices share it; where it is short
+            of photographs, some whose captions are nothing but PAD fill up.
     """
 
     def __init__(
@@ -67,21 +64,8 @@ class CaptionBatches(keras.utils.PyDataset):
         **kwargs,
     ):
         super().__init__(**kwargs)
-        if len(rows) != len(captions) or not len(captions):
-            raise ValueError(
-                f"There are {len(rows)} photograph rows and {len(captions)} captions; expected the "
-                "same number of both, at least one."
-            )
-        if mirrored is not None and (seed is None or mirrored.shape != features.shape):
-            raise ValueError(
-                f"Mirrored features have the shape {mirrored.shape} and the seed is {seed}; "
-                f"expected the shape of the features, {features.shape}, and a seed."
-            )
-        self.features = features
-        self.mirrored = mirrored
-        self.captions = captions
-        self.seed = seed
-        self.epoch = epoch
+        self.features, self.mirrored, self.captions = features, mirrored, captions
+        self.seed, self.epoch = seed, epoch
         self.share = share or Share()
         members: dict[int, list[int]] = {}
         for caption, row in enumerate(rows):
@@ -89,10 +73,9 @@ class CaptionBatches(keras.utils.PyDataset):
         self._groups = list(members.values())  # captions that come together
         self._rows = np.array([rows[group[0]] for group in self._groups])
         self._together = max(map(len, self._groups))
-        self._groups_a_batch = max(1, batch_size // self._together)
-        self._bucket_of = np.array(
-            [bucket_length(max(len(captions[one]) for one in group) - 1) for group in self._groups]
-        )
+        self._most = max(1, batch_size // self._together)  # groups a batch
+        longest = [max(len(captions[one]) for one in group) for group in self._groups]
+        self._bucket_of = np.array([bucket_length(length - 1) for length in longest])
         self._batches = self._arrange()
 
     def __len__(self) -> int:
@@ -108,16 +91,13 @@ class CaptionBatches(keras.utils.PyDataset):
                 caption = self.captions[member]
                 tokens[photo, place, : len(caption) - 1] = caption[:-1]
                 targets[photo, place, : len(caption) - 1] = caption[1:]
-        return (self._features_of(groups, places, index), tokens), targets
-
-    def _features_of(self, groups: np.ndarray, places: np.ndarray, index: int) -> np.ndarray:
         rows = self._rows[groups[places]]
         features = np.array(self.features[rows])
         if self.mirrored is not None:
             random = np.random.default_rng([self.seed, self.epoch, index])
             swapped = (random.random(len(groups)) < 0.5)[places]
             features[swapped] = self.mirrored[rows[swapped]]
-        return features
+        return (features, tokens), targets
 
     def on_epoch_end(self) -> None:
         """Arranges the batches of the next epoch; Keras calls it."""
@@ -131,16 +111,14 @@ class CaptionBatches(keras.utils.PyDataset):
             groups = np.flatnonzero(self._bucket_of == bucket)
             if random is not None:
                 random.shuffle(groups)
-            batches += np.split(
-                groups, range(self._groups_a_batch, len(groups), self._groups_a_batch)
-            )
+            batches += np.split(groups, range(self._most, len(groups), self._most))
         if random is not None:
             random.shuffle(batches)
         # Keras on TensorFlow reads from the first two batches which axes vary, and refuses others.
-        for place in range(1, len(batches)):
-            if self._bucket_of[batches[place][0]] != self._bucket_of[batches[0][0]]:
-                batches[1], batches[place] = batches[place], batches[1]
-                break
+        buckets = [self._bucket_of[batch[0]] for batch in batches]
+        other = next((place for place, one in enumerate(buckets) if one != buckets[0]), None)
+        if other is not None:
+            batches[1], batches[other] = batches[other], batches[1]
         return batches
 
 
@@ -173,20 +151,18 @@ def caption_set(
 
     Args:
         captions: the table of `captions.csv`; photographs without features are left out.
-        features: of all photographs.
+        features: of all photographs; `mirrored` of the mirror images of at least this split.
         split: "train", "dev" or "test".
         cleaning: a key of `utils.captions.CLEANINGS`, whose tokens are taken.
-        mirrored: features of the mirror images of at least this split.
         kind: "pooled" or "spatial", what the decoder reads; default is what `features` are.
     """
     chosen = captions[(captions["split"] == split) & ~captions["photo"].isin(features.unreadable)]
-    column = TOKEN_COLUMNS[cleaning]
     groups = chosen.groupby("photo", sort=False)
     photos = list(groups.groups)
     return CaptionSet(
         photos,
         features.view(photos, kind),
-        [[text.split() for text in group] for _, group in groups[column]],
+        [[text.split() for text in group] for _, group in groups[TOKEN_COLUMNS[cleaning]]],
         [group.tolist() for _, group in groups["caption"]],
         None if mirrored is None else mirrored.view(photos, kind),
     )

@@ -5,13 +5,13 @@ import string
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain, takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from utils.machinery.errors import StaleArtefactError
 from utils.machinery.files import invalid, read_json, read_table, require, write_json
 
 if TYPE_CHECKING:  # only its shape is used here, and captions are cleaned without a data set too
@@ -23,8 +23,7 @@ VOCABULARY_FORMAT = 1
 MADE_BY = "notebook 02_clean_captions"
 REMEDY = "Make it again with notebook 02."
 CAPTION_COLUMNS = ["photo", "split", "number", "caption", "tokens", "original_tokens"]
-# Where the table keeps the tokens of each cleaning.
-TOKEN_COLUMNS = {"full": "tokens", "original": "original_tokens"}
+TOKEN_COLUMNS = {"full": "tokens", "original": "original_tokens"}  # by cleaning
 
 # A word with its inner apostrophes and hyphens ("t-shirt", "don't"), or a number; and the "'s" that
 # Flickr8k sets apart, which the metrics read as a word too.
@@ -65,18 +64,9 @@ class Vocabulary:
     cleaning: str = "full"
     min_count: int = 1
 
-    def __post_init__(self):
-        finding = None
-        if tuple(self.tokens[:4]) != RESERVED:
-            finding = f"it starts with {list(self.tokens[:4])}; expected {list(RESERVED)}"
-        elif twice := [token for token, count in Counter(self.tokens).items() if count > 1]:
-            finding = f"it names {twice[:5]} more than once"
-        elif self.cleaning not in CLEANINGS:
-            finding = f"its cleaning is {self.cleaning!r}; known are {', '.join(CLEANINGS)}"
-        if finding:
-            raise StaleArtefactError(f"The vocabulary can't be used: {finding}. {REMEDY}")
-        token_ids = {token: token_id for token_id, token in enumerate(self.tokens)}
-        object.__setattr__(self, "_token_ids", token_ids)
+    @cached_property
+    def _token_ids(self) -> dict[str, int]:
+        return {token: token_id for token_id, token in enumerate(self.tokens)}
 
     @classmethod
     def build(
@@ -112,9 +102,8 @@ class Vocabulary:
     def load(cls, path: Path) -> "Vocabulary":
         """Reads a vocabulary that `save` wrote.
 
-        Raises:
-            MissingStageError: there is no such file.
-            StaleArtefactError: it is of another format, edited, or changed since it was recorded.
+        `MissingStageError` if there is no such file; `StaleArtefactError` if it is of another
+        format, edited, or changed since it was recorded.
         """
         fields = {
             "format": VOCABULARY_FORMAT,
@@ -123,10 +112,13 @@ class Vocabulary:
             "min_count": int,
         }
         content = read_json(require(path, MADE_BY), REMEDY, fields)
-        try:
-            return cls(tuple(content["tokens"]), content["cleaning"], content["min_count"])
-        except StaleArtefactError as error:
-            raise StaleArtefactError(f"{path}: {error}") from error
+        tokens = tuple(content["tokens"])
+        if tokens[:4] != RESERVED:
+            finding = f"it starts with {list(tokens[:4])}; expected {list(RESERVED)}"
+            raise invalid(path, finding, REMEDY)
+        if twice := [token for token, count in Counter(tokens).items() if count > 1]:
+            raise invalid(path, f"it names {twice[:5]} more than once", REMEDY)
+        return cls(tokens, content["cleaning"], content["min_count"])
 
 
 def _is_token(value: object) -> bool:
@@ -134,11 +126,9 @@ def _is_token(value: object) -> bool:
 
 
 def caption_table(dataset: "Dataset") -> pd.DataFrame:
-    """Lists every caption with its split and its tokens, as `captions.csv` keeps them.
+    """Every caption with its split and its tokens, joined by spaces: `captions.csv`.
 
-    Returns:
-        Columns `CAPTION_COLUMNS`, a row per caption as in `dataset.captions`; `tokens` comes from
-        `clean`, `original_tokens` from `clean_original`, both joined by single spaces.
+    Columns `CAPTION_COLUMNS`, a row per caption as in `dataset.captions`.
     """
     captions = dataset.captions["caption"]
     table = dataset.captions.assign(
@@ -152,9 +142,8 @@ def caption_table(dataset: "Dataset") -> pd.DataFrame:
 def read_caption_table(path: Path) -> pd.DataFrame:
     """Reads `captions.csv`; a caption without tokens is "", and the word "none" is a word.
 
-    Raises:
-        MissingStageError: notebook 02 has not made it.
-        StaleArtefactError: it is no table of captions, of another version, or changed since.
+    `MissingStageError` if notebook 02 has not made it; `StaleArtefactError` if it is no table of
+    captions, of another version, or changed since.
     """
     types = dict.fromkeys(CAPTION_COLUMNS, str) | {"number": int}
     table = read_table(require(path, MADE_BY), types, REMEDY)
@@ -169,11 +158,11 @@ def threshold_table(
     thresholds: Iterable[int],
     units: int,
 ) -> pd.DataFrame:
-    """Tells what each frequency threshold (`min_count`) costs and buys.
+    """What each of `thresholds` costs and buys, where the vocabulary comes from `training` only.
 
     Args:
-        training, dev: tokenised captions; the vocabulary comes from `training` only.
-        thresholds: to try.
+        training, dev: tokenised captions.
+        thresholds: values of `min_count`.
         units: inputs of the softmax layer, or length of a word's embedding where the layer shares
             its weights with the embedding (tied weights).
 
@@ -182,20 +171,15 @@ def threshold_table(
         and `unknown_share_dev` (of all tokens, in [0, 1]) and `softmax_parameters`.
     """
     counts, dev_counts = (Counter(chain.from_iterable(split)) for split in (training, dev))
+
+    def unknown_share(vocabulary: Vocabulary, of: Counter) -> float:
+        unknown = sum(count for token, count in of.items() if token not in vocabulary)
+        return unknown / of.total()
+
     rows = []
     for min_count in thresholds:
         vocabulary = Vocabulary.build(training, min_count)
-        unknown, unknown_dev = (
-            sum(count for token, count in split.items() if token not in vocabulary) / split.total()
-            for split in (counts, dev_counts)
-        )
-        rows.append(
-            {
-                "min_count": min_count,
-                "words": len(vocabulary),
-                "unknown_share": unknown,
-                "unknown_share_dev": unknown_dev,
-                "softmax_parameters": (units + 1) * len(vocabulary),
-            }
-        )
-    return pd.DataFrame(rows)
+        shares = (unknown_share(vocabulary, of) for of in (counts, dev_counts))
+        rows.append((min_count, len(vocabulary), *shares, (units + 1) * len(vocabulary)))
+    columns = ["min_count", "words", "unknown_share", "unknown_share_dev", "softmax_parameters"]
+    return pd.DataFrame(rows, columns=columns)

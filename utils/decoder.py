@@ -5,9 +5,9 @@
 - `attention`: before each word the decoder looks again at the regions of the photograph.
 
 A decoder is a functional Keras model `(features, tokens) -> logits`, trained on whole captions at
-once with the true caption as input (teacher forcing). A photograph comes with all its captions of a
-batch, `(n, k, length)` token ids, and what is computed of it serves all `k`. For search the same
-layers are joined again, so that a caption can be made word by word; no weight exists twice.
+once with the true caption as input (teacher forcing). Each of `n` photographs comes with `k`
+captions, `(n, k, length)` token ids, and what is computed of it serves all of them. For search the
+same layers are joined again, to make a caption word by word; no weight exists twice.
 
 No Keras mask is used: captions are padded on the right and an LSTM only looks back, so padding
 can't reach a real token, and the loss leaves it out.
@@ -45,28 +45,23 @@ class WordDense(layers.Dense):
 
 
 class WordEmbedding(layers.Layer):
-    """Turns token ids into vectors, and, in reverse, vectors into logits with the same weights.
+    """Turns token ids into vectors of length `units`, and, in reverse, vectors into logits.
 
-    Sharing the weights between input and output (Press and Wolf 2017, "Using the output embedding
-    to improve language models") leaves fewer to overfit, and trains rare words from both sides.
-    `keras.layers.ReversibleEmbedding` does it too, but Keras 3.10 has no such layer yet.
-
-    `units` is the length of a vector; a `tied` layer is used in reverse too, with a bias per token.
-    At first its numbers have `deviation`; None leaves them as small as Keras makes them.
+    Where they are `tied`, the same weights, and a bias per token, make the logits too (Press and
+    Wolf 2017, "Using the output embedding to improve language models"): that leaves fewer to
+    overfit, and trains rare words from both sides. `keras.layers.ReversibleEmbedding` does it as
+    well, but Keras 3.10 has no such layer yet. `deviation` is that of the weights before training.
     """
 
     def __init__(self, vocabulary_size, units, tied=False, deviation=None, **kwargs):
         super().__init__(**kwargs)
-        self.vocabulary_size = vocabulary_size
-        self.units = units
-        self.tied = tied
-        self.deviation = deviation
+        self.vocabulary_size, self.units = vocabulary_size, units
+        self.tied, self.deviation = tied, deviation
 
     def build(self, input_shape):
-        first = (
-            keras.initializers.RandomNormal(stddev=self.deviation) if self.deviation else "uniform"
-        )
-        shape = (self.vocabulary_size, self.units)
+        first, shape = "uniform", (self.vocabulary_size, self.units)  # as Keras's own layer
+        if self.deviation is not None:
+            first = keras.initializers.RandomNormal(stddev=self.deviation)
         self.embeddings = self.add_weight(shape, initializer=first, name="embeddings")
         if self.tied:
             self.bias = self.add_weight((self.vocabulary_size,), initializer="zeros", name="bias")
@@ -84,10 +79,9 @@ class WordEmbedding(layers.Layer):
 
 
 class CaptionLSTM(layers.Layer):
-    """An LSTM over each of the `k` captions of each of the `n` photographs.
+    """An LSTM over every caption: at each word `hidden, cell = LSTM(word, hidden, cell)`.
 
-    At every word: `hidden, cell = LSTM(word, hidden, cell)`; the hidden state is what the words so
-    far come to, the cell its memory.
+    The hidden state is what the words so far come to, the cell its memory.
     """
 
     def __init__(self, units: int, **kwargs):
@@ -99,20 +93,17 @@ class CaptionLSTM(layers.Layer):
         self.lstm.build((None, None, words_shape[-1]))
 
     def call(self, words, hidden=None, cell=None):
-        """Reads words `(n, k, length, width)`.
+        """Reads words `(n, k, length, width)`, from zeros or the given states on.
 
-        It starts from `hidden` and `cell`, `(n, k, units)`, or `(n, 1, units)` for all captions of
-        a photograph; None are zeros. Returned are the hidden state after every word, `(n, k,
-        length, units)`, and hidden and cell state after the last one, `(n, k, units)` each.
+        The states are `(n, k, units)`, or `(n, 1, units)` for all captions of a photograph. Returns
+        the hidden state after every word, `(n, k, length, units)`, and both after the last one.
         """
         photos, captions, length, width = ops.shape(words)
         state = None
         if hidden is not None:
             shape = (photos, captions, self.units)
-            state = [
-                ops.reshape(ops.broadcast_to(one, shape), (-1, self.units))
-                for one in (hidden, cell)
-            ]
+            state = [ops.broadcast_to(one, shape) for one in (hidden, cell)]
+            state = [ops.reshape(one, (-1, self.units)) for one in state]
         rows = ops.reshape(words, (-1, length, width))
         text, hidden, cell = self.lstm(rows, initial_state=state)
         return (
@@ -126,15 +117,14 @@ class RegionAttention(layers.Layer):
     """Looks at the regions of a photograph, at each as much as its key fits the word to come.
 
     `weights = softmax(query @ keys / sqrt(width))`, `seen = weights @ values`: scaled dot products
-    with several heads (Vaswani et al. 2017), parts of the `units` that look on their own. Beside
-    the regions there is a sentinel, made of the words so far: what the decoder looks at when the
-    next word needs no look at the photograph (Lu et al. 2017, "Knowing when to look").
+    with several heads, parts of the `units` that look on their own (Vaswani et al. 2017). When the
+    next word needs no look at the photograph, it looks at a sentinel, which is made of the words so
+    far (Lu et al. 2017, "Knowing when to look").
     """
 
     def __init__(self, units: int, heads: int = 1, **kwargs):
         super().__init__(**kwargs)
-        self.units = units
-        self.heads = heads
+        self.units, self.heads = units, heads
         self.query = WordDense(units, name="query")
         self.sentinel = WordDense(units, activation="tanh", name="sentinel")
         self.sentinel_key = WordDense(units, name="sentinel_key")
@@ -147,10 +137,9 @@ class RegionAttention(layers.Layer):
     def call(self, text, keys, values):
         """Looks once for every word.
 
-        Reads the LSTM's hidden state after each word, `(n, k, length, width)`, and the regions'
-        keys and values, `(n, regions, units)`. Returns what was seen, `(n, k, length, units)`, and
-        where: `(n, k, length, regions)` in [0, 1], the mean of the heads. What is missing to 1 went
-        to the sentinel.
+        Reads hidden states `(n, k, length, width)`, and keys and values `(n, regions, units)`.
+        Returns what was seen, `(n, k, length, units)`, and where, `(n, k, length, regions)` in
+        [0, 1], the mean of the heads; what is missing to 1 went to the sentinel.
         """
         _, captions, length, _ = ops.shape(text)
         regions = ops.shape(keys)[1]
@@ -164,9 +153,8 @@ class RegionAttention(layers.Layer):
         sentinel = self.sentinel(text)
         query = heads_of(self.query(text), words) / width**0.5
         on_regions = ops.matmul(query, ops.transpose(heads_of(keys, regions), (0, 1, 3, 2)))
-        on_sentinel = ops.sum(
-            query * heads_of(self.sentinel_key(sentinel), words), axis=-1, keepdims=True
-        )
+        sentinel_key = heads_of(self.sentinel_key(sentinel), words)
+        on_sentinel = ops.sum(query * sentinel_key, axis=-1, keepdims=True)
         weights = ops.softmax(ops.concatenate([on_regions, on_sentinel], axis=-1), axis=-1)
         where = weights[..., :-1]  # (n, heads, words, regions)
         seen = ops.matmul(where, heads_of(values, regions))
@@ -208,12 +196,12 @@ class DecoderSettings:
 class SearchModels:
     """What search needs of a decoder.
 
-    `start`, run once per photograph: `features (n, ...) -> {name: ...}`. What the step model gives
-    back is a state, `(n, 1, ...)` here; the rest stays as it is, `(n, ...)`.
+    `start`, run once per photograph: `features (n, ...) -> {name: (n, ...)}`. What the step model
+    gives back too is a state, `(n, 1, ...)`; the rest stays as it is.
 
     `step`: `{"token": (n, beam, 1) int32, **everything of start} -> {"logits": (n, beam,
-    vocabulary), **states (n, beam, ...)}`; with attention also `"attention": (n, beam, regions)`,
-    where the decoder looked for this word.
+    vocabulary), **states (n, beam, ...)}`; with attention also where the decoder looked for this
+    word, `"attention": (n, beam, regions)`.
     """
 
     start: keras.Model
@@ -221,43 +209,56 @@ class SearchModels:
 
 
 class Decoder:
-    """A kind of decoder: what it does once per photograph (`look`), and for words (`read`).
+    """What all decoders have in common; a kind says in three methods how it knows the photograph.
 
-    Both methods join layers as Keras's functional models do. `layer` makes each layer when it is
-    first asked for, so the training model and the search models, which are joined by the same two
-    methods, share them. `SettingsError` if the features are not of the kind that it reads.
+    They join layers as Keras's functional models do. `layer` makes each layer when it is first
+    asked for, so the training model and the search models, which are joined by the same methods,
+    share them. `SettingsError` if the features are not of the kind that it reads.
     """
 
     features = "pooled"  # or "spatial"
+    large_words = False  # whether the words' vectors start larger than Keras makes them
 
     def __init__(self, settings: DecoderSettings):
         axes, wanted = (1, "(d,)") if self.features == "pooled" else (3, "(g, g, d)")
         if len(settings.feature_shape) != axes:
             raise SettingsError(
-                f"The {settings.name} decoder was given features of shape "
-                f"{tuple(settings.feature_shape)}; it expects {self.features} features {wanted}. "
-                f"Extract them with kind={self.features!r}."
+                f"The {settings.name} decoder was given features {tuple(settings.feature_shape)}; "
+                f"expected {wanted}. Extract them with kind={self.features!r}."
             )
         self.settings = settings
         self.options = DecoderOptions(**settings.options)
         self._layers: dict[str, layers.Layer] = {}
 
     def look(self, features) -> dict:
-        """Reads the photographs: `(n, ...) -> {name: (n, ...)}`, what `read` takes by name."""
+        """Reads the photographs once: `(n, ...) -> {name: (n, ...)}`, the `image` of what follows.
+
+        A state of the LSTM among it, "lstm_hidden" and "lstm_cell", is where the words go on.
+        """
         raise NotImplementedError
+
+    def heard(self, tokens, **image):
+        """What the LSTM reads: words' vectors `(n, k, length, width)`, perhaps with the image."""
+        return self.text_dropout(self.embedding(tokens))
+
+    def joined(self, text, **image) -> tuple:
+        """Hidden states `(n, k, length, units)`, perhaps with the image; and attention or None."""
+        return text, None
 
     def read(self, tokens, *, lstm_hidden=None, lstm_cell=None, **image) -> dict:
         """Reads words `(n, k, length)` int32 and predicts the next one after each of them.
 
-        It starts from the LSTM's state `(n, k, units)`, zeros without one, and knows the `image`
-        from `look`. Returns {"logits": `(n, k, length, vocabulary)` float32, "lstm_hidden" and
-        "lstm_cell" after the last word, and, with attention, "attention": `(n, k, length,
-        regions)`}.
+        Returns {"logits": `(n, k, length, vocabulary)` float32, "lstm_hidden" and "lstm_cell":
+        `(n, k, units)`, after the last word}, and perhaps "attention": `(n, k, length, regions)`.
         """
-        raise NotImplementedError
+        words = self.heard(tokens, **image)
+        text, hidden, cell = self.lstm(words, lstm_hidden, lstm_cell)
+        merged, attention = self.joined(text, **image)
+        outputs = {"logits": self.logits(merged), "lstm_hidden": hidden, "lstm_cell": cell}
+        return outputs if attention is None else outputs | {"attention": attention}
 
     def layer(self, name: str, kind: type, *arguments, **options):
-        """Returns the layer called `name`, which is made when it is first asked for."""
+        """The layer called `name`, which is made when it is first asked for."""
         if name not in self._layers:
             self._layers[name] = kind(*arguments, name=name, **options)
         return self._layers[name]
@@ -269,23 +270,17 @@ class Decoder:
 
     @property
     def embedding(self) -> WordEmbedding:
-        """The layer of the words' vectors."""
-        size, units = self.settings.vocabulary_size, self.options.embedding_units
-        first = self.first_words(units, self.options.tied)
-        return self.layer("embedding", WordEmbedding, size, units, self.options.tied, first)
-
-    def first_words(self, units: int, tied: bool) -> float | None:
-        """The deviation of the words' vectors before training; None for Keras's own."""
-        return None
+        size, options = self.settings.vocabulary_size, self.options
+        units, tied = options.embedding_units, options.tied
+        deviation = (units**-0.5 if tied else 1.0) if self.large_words else None
+        return self.layer("embedding", WordEmbedding, size, units, tied, deviation)
 
     @property
     def text_dropout(self) -> layers.Dropout:
-        """The dropout of the words' vectors."""
         return self.layer("text_dropout", layers.Dropout, self.options.text_dropout)
 
     @property
     def lstm(self) -> CaptionLSTM:
-        """The LSTM that reads the words."""
         return self.layer("lstm", CaptionLSTM, self.options.units)
 
     def logits(self, merged):
@@ -341,12 +336,9 @@ class Merge(Decoder):
         image = self.layer("image", layers.Dense, units, activation="relu")(image)
         return {"image": self.layer("image_for_every_word", layers.Reshape, (1, 1, units))(image)}
 
-    def read(self, tokens, *, image, lstm_hidden=None, lstm_cell=None):
+    def joined(self, text, image):
         """Adds the image to the LSTM's state after every word."""
-        words = self.text_dropout(self.embedding(tokens))
-        text, hidden, cell = self.lstm(words, lstm_hidden, lstm_cell)
-        logits = self.logits(self.layer("merge", layers.Add)([image, text]))
-        return {"logits": logits, "lstm_hidden": hidden, "lstm_cell": cell}
+        return self.layer("merge", layers.Add)([image, text]), None
 
 
 class Inject(Decoder):
@@ -363,12 +355,6 @@ class Inject(Decoder):
         _, hidden, cell = self.lstm(image)
         return {"lstm_hidden": hidden, "lstm_cell": cell}
 
-    def read(self, tokens, *, lstm_hidden, lstm_cell):
-        """Goes on reading from where the image left the LSTM."""
-        words = self.text_dropout(self.embedding(tokens))
-        text, hidden, cell = self.lstm(words, lstm_hidden, lstm_cell)
-        return {"logits": self.logits(text), "lstm_hidden": hidden, "lstm_cell": cell}
-
 
 class Attention(Decoder):
     """Before each word it looks at the regions of the photograph.
@@ -379,14 +365,9 @@ class Attention(Decoder):
     """
 
     features = "spatial"
-
-    def first_words(self, units, tied):
-        """Words start as large as the glance that is added to them.
-
-        Keras's own have 0.03 on average beside its 1.4: the LSTM couldn't tell one word from
-        another, and would learn hardly anything.
-        """
-        return units**-0.5 if tied else 1.0
+    # Keras's own have 0.03 on average beside the 1.4 of the glance that is added to them: the LSTM
+    # couldn't tell one word from another, and would learn hardly anything.
+    large_words = True
 
     def look(self, features):
         """Projects the regions to values and keys, and their mean to the glance."""
@@ -400,17 +381,16 @@ class Attention(Decoder):
         glance = self.layer("glance_for_every_word", layers.Reshape, (1, 1, width))(glance)
         return {"regions": values, "keys": keys, "glance": glance}
 
-    def read(self, tokens, *, regions, keys, glance, lstm_hidden=None, lstm_cell=None):
-        """Reads a word and the glance, and looks for the next word."""
-        units, heads = self.options.units, self.options.heads
+    def heard(self, tokens, glance, **image):
+        """Adds the glance to every word."""
         words = self.layer("word_and_glance", layers.Add)([self.embedding(tokens), glance])
-        words = self.text_dropout(words)
-        text, hidden, cell = self.lstm(words, lstm_hidden, lstm_cell)
-        attention = self.layer("attention", RegionAttention, units, heads)
+        return self.text_dropout(words)
+
+    def joined(self, text, regions, keys, **image):
+        """Looks at the regions for the next word."""
+        attention = self.layer("attention", RegionAttention, self.options.units, self.options.heads)
         seen, where = attention(text, keys, regions)
-        logits = self.logits(self.layer("text_and_seen", layers.Concatenate)([text, seen]))
-        states = {"lstm_hidden": hidden, "lstm_cell": cell}
-        return {"logits": logits, "attention": where, **states}
+        return self.layer("text_and_seen", layers.Concatenate)([text, seen]), where
 
 
 DECODERS: dict[str, type[Decoder]] = {"merge": Merge, "inject": Inject, "attention": Attention}
@@ -429,16 +409,14 @@ def build_decoder(
     """Builds the decoder called `name`; `model.settings` says what it was built from.
 
     Args:
-        name: a key of `DECODERS`.
+        name: a key of `DECODERS`; `SettingsError` if it is unknown.
         vocabulary_size: number of tokens.
-        feature_shape: of one photograph, `(d,)` pooled or `(g, g, d)` spatial.
+        feature_shape: of one photograph, `(d,)` pooled or `(g, g, d)` spatial; `SettingsError` if
+            the decoder reads the other kind.
         options: of `DecoderOptions`, such as `units`.
 
     Returns:
         A model `[features (n, ...), tokens (n, k, length)] -> logits (n, k, length, vocabulary)`.
-
-    Raises:
-        SettingsError: the name is unknown, or the features are of the other kind.
     """
     settings = DecoderSettings(name, vocabulary_size, tuple(feature_shape), options)
     decoder = decoder_kind(name)(settings)

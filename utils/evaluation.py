@@ -28,7 +28,9 @@ from utils.search import (
 )
 
 BEAMS, LENGTH_PENALTIES = (1, 3, 5), (0.5, 0.7, 1.0, 1.3)  # what a search is chosen from
+ROUNDS = 1000  # of the bootstrap
 SHARES = (0.0, 4.0, 8.0, 16.0)  # of the neighbours' captions in a consensus
+_CHOSEN = ("beam", "length_penalty", "inverse_temperature", "voters")
 
 
 def choose_search(
@@ -41,26 +43,24 @@ def choose_search(
     length_penalties: Sequence[float] = LENGTH_PENALTIES,
     consensus: Consensus | None = None,
     voters: Sequence[Voters] | None = None,
-    progress: bool = True,
 ) -> pd.DataFrame:
     """Scores the captions that every search finds on a split, which is to be dev.
 
     Args:
-        decoders: one, or several that share the vocabulary and say each word together.
-        features: what they read, as `Searcher.search` takes it.
+        decoders, features: as `Searcher` takes them.
         references: raw captions of the same photographs.
         beams, length_penalties: to choose from; greedy search has no use for a penalty.
-        consensus: tried as well, in several inverse temperatures; None: not.
+        consensus: tried as well, in several inverse temperatures, where there is one.
         voters: of each photograph, from `Neighbours`; tried in the consensus with several shares.
 
     Returns:
         Best CIDEr first. Columns `beam`, `length_penalty`, `inverse_temperature` (NaN without a
-        consensus), `voters` (their share), the scores, x100, and the `seconds` of the search, which
-        all penalties of a beam share.
+        consensus), `voters` (their share), the scores, x100, and the `seconds` that the search took
+        for all penalties of a beam together.
     """
     searches = []
     total = len(references) * (len(beams) + (consensus is not None))
-    with ProgressBar(total=total, desc="searches", unit="photo", disable=not progress) as bar:
+    with ProgressBar(total=total, desc="searches", unit="photo") as bar:
         for beam in beams:
             begun, penalties = time.perf_counter(), length_penalties if beam > 1 else (1.0,)
             found = Searcher(decoders, beam).best_by_penalty(features, penalties, bar)
@@ -79,10 +79,9 @@ def choose_search(
                 best = [groups[place][0] for groups in ranked]
                 searches.append((*WIDE[:2], *weighing, best, seconds))
     scorer, rows = Scorer(references), []
-    for beam, penalty, temperature, share, best, seconds in searches:
-        row = {"beam": beam, "length_penalty": penalty}
-        row |= {"inverse_temperature": temperature, "voters": share}
-        rows.append({**row, **scorer(captions_of(best, vocabulary)), "seconds": seconds})
+    for *chosen, best, seconds in searches:
+        row = dict(zip(_CHOSEN, chosen, strict=True))
+        rows.append(row | scorer(captions_of(best, vocabulary)) | {"seconds": seconds})
     return pd.DataFrame(rows).sort_values("CIDEr", ascending=False, ignore_index=True)
 
 
@@ -121,10 +120,10 @@ def evaluate_system(
 
     splits = {"dev": dev, "test": test}
     of_dev = decoders, vocabulary, features_of(dev), dev[kinds[0]].references
-    voters_of = {}
+    voters_of = dict.fromkeys(splits)
     if neighbours is not None:
         voters_of = {name: neighbours.voters(of["pooled"].features) for name, of in splits.items()}
-    known = {"consensus": consensus, "voters": voters_of.get("dev")}
+    known = {"consensus": consensus, "voters": voters_of["dev"]}
     chosen = choose_search(*of_dev, **known, **options).iloc[0]
     search, share = SearchSettings.from_row(chosen), float(chosen["voters"])
     if share:
@@ -144,7 +143,7 @@ def evaluate_system(
         "length_penalty": search.length_penalty,
         "inverse_temperature": search.inverse_temperature,
         "voters": share,
-        "dev": {score: float(chosen[score]) for score in chosen.index[4:-1]},
+        "dev": {score: float(chosen[score]) for score in chosen.index[len(_CHOSEN) : -1]},
         "test": _all_scores(captions, references),
         "intervals": bootstrap_intervals(captions, references, seed=seed),
     }
@@ -202,9 +201,9 @@ def prediction_rows(
 def scores_against_all_but_one(
     captions: Sequence[str], references: Sequence[Sequence[str]]
 ) -> dict[str, float]:
-    """Scores captions against all references but one, each left out in turn, and takes the mean.
+    """Mean score against all references but one, each left out in turn, as people are scored.
 
-    So human captions are scored (`utils.metrics.leave_one_out`): fewer references score lower.
+    See `utils.metrics.leave_one_out`: against fewer references captions score lower.
     """
     rounds = [
         score_captions(captions, [group[:out] + group[out + 1 :] for group in references])
@@ -214,10 +213,7 @@ def scores_against_all_but_one(
 
 
 def shuffled(features: np.ndarray, seed: int) -> np.ndarray:
-    """Gives every photograph the features of another one, none its own.
-
-    A decoder that ignores the photograph scores as well on these as on the right ones.
-    """
+    """Gives every photograph the features of another one: who ignores them scores as well so."""
     order = np.random.default_rng(seed).permutation(len(features))
     swapped = np.empty(len(features), int)
     swapped[order] = np.roll(order, 1)
@@ -251,17 +247,14 @@ def describe_captions(
 def bootstrap_intervals(
     captions: Sequence[str],
     references: Sequence[Sequence[str]],
-    rounds: int = 1000,
+    rounds: int = ROUNDS,
     seed: int = 42,
 ) -> dict[str, tuple[float, float]]:
-    """Bootstrap 95 % confidence intervals of the scores (Koehn 2004).
+    """Bootstrap 95 % confidence intervals (Koehn 2004): {"CIDEr": (low, high), "BLEU-4": …}, x100.
 
     As many photographs are drawn from the set as it has, with replacement, `rounds` times, and each
-    draw is scored. That tells what the choice of photographs does, not what another seed would.
-
-    Returns:
-        {"CIDEr": (low, high), "BLEU-4": (low, high)}, x100. A photograph's CIDEr stays what it is
-        in the whole set, which gives the n-grams their weights.
+    draw is scored. That tells what the choice of photographs does, not what another seed would. A
+    photograph's CIDEr stays what it is in the whole set, which gives the n-grams their weights.
     """
     return {
         score: tuple(np.percentile(values, [2.5, 97.5]).tolist())
@@ -273,19 +266,15 @@ def paired_bootstrap(
     captions: Sequence[str],
     others: Sequence[str],
     references: Sequence[Sequence[str]],
-    rounds: int = 1000,
     seed: int = 42,
 ) -> dict[str, float]:
-    """Share of the draws in which `captions` score higher than `others`; a tie counts half.
+    """Share of the draws, in [0, 1], in which CIDEr and BLEU-4 of `captions` are the higher ones.
 
     Both are scored on the same photographs in each draw (Koehn 2004, "Statistical significance
     tests for machine translation evaluation"), so a difference can be significant where their
-    intervals overlap. 0.95 or more is commonly asked for.
-
-    Returns:
-        {"CIDEr": share, "BLEU-4": share} in [0, 1]; equal captions get 0.5.
+    intervals overlap. 0.95 or more is commonly asked for; a tie counts half.
     """
-    left, right = (_resampled_scores(one, references, rounds, seed) for one in (captions, others))
+    left, right = (_resampled_scores(one, references, ROUNDS, seed) for one in (captions, others))
     return {
         score: float(np.mean((left[score] > right[score]) + 0.5 * (left[score] == right[score])))
         for score in left

@@ -1,16 +1,14 @@
 """Scores of captions: BLEU, ROUGE-L and CIDEr under one protocol, and METEOR where Java is found.
 
-The protocol: captions as they are, against all references as their authors wrote them; both split
-into Penn Treebank tokens and lower-cased; quotes, brackets and sentence punctuation dropped,
-articles and digits kept. BLEU is computed over the whole corpus with the closest reference length
-and without smoothing. Scores are x100, as papers print them; of CIDEr 100 is not the maximum, since
-its authors multiply the mean cosine by 10: 1000 is, which no captions in other words come near.
+The protocol: captions and references as they are, split into Penn Treebank tokens and lower-cased;
+quotes, brackets and sentence punctuation dropped, articles and digits kept. Scores are x100, as
+papers print them; of CIDEr 100 is not the maximum, since its authors multiply the mean cosine by
+10: 1000 is, which no captions in other words come near.
 
-The official program, `pycocoevalcap`, splits captions in Java. Measured on the 1,000 test
-photographs of Flickr8k, its tokens are ours, and BLEU, ROUGE-L and CIDEr of four sets of captions
-differ by less than 0.0001 points. Of all 40,460 captions 23 differ, mostly because that program
-keeps brackets, as "-lrb-", and the full stop of "D.C."; 4 of them are captions of the 1,000 dev
-photographs, where the first human captions get 0.005 points of CIDEr more from us.
+The official program, `pycocoevalcap`, splits captions in Java. On the 1,000 test photographs of
+Flickr8k its tokens are ours, and the scores of four sets of captions differ by less than 0.0001
+points. Of all 40,460 captions 23 differ, mostly because that program keeps brackets, as "-lrb-",
+and the full stop of "D.C.": the first human captions of dev get 0.005 points of CIDEr more from us.
 """
 
 import math
@@ -75,7 +73,7 @@ def ngrams(tokens: Sequence[str], order: int) -> Counter:
 
 
 def bleu(candidates: Sequence[Tokens], references: Sequence[Sequence[Tokens]]) -> list[float]:
-    """BLEU-1 to BLEU-4 of a corpus, x100 (Papineni et al. 2002).
+    """BLEU-1 to BLEU-4 of a corpus, x100 (Papineni et al. 2002), without smoothing.
 
     Clipped n-gram counts are summed over the corpus before they are divided; a candidate is
     compared with the reference length closest to its own, the shorter one when two are as close.
@@ -84,10 +82,10 @@ def bleu(candidates: Sequence[Tokens], references: Sequence[Sequence[Tokens]]) -
 
 
 def bleu_counts(candidates: Sequence[Tokens], references: Sequence[Sequence[Tokens]]) -> np.ndarray:
-    """What BLEU counts of each candidate, `(n, 9)` int64.
+    """What BLEU counts of each candidate, `(n, 9)` int64, to be summed over a corpus.
 
     The columns: n-grams of each order that stand in a reference too, n-grams of each order, and the
-    length of the closest reference. Rows are summed for the BLEU of any corpus that they make up.
+    length of the closest reference.
     """
     counts = np.zeros((len(candidates), 2 * MAX_ORDER + 1), int)
     for row, candidate, own_references in zip(counts, candidates, references, strict=True):
@@ -98,9 +96,8 @@ def bleu_counts(candidates: Sequence[Tokens], references: Sequence[Sequence[Toke
                 allowed |= ngrams(reference, order)
             row[order - 1] = (own & allowed).total()
             row[MAX_ORDER + order - 1] = own.total()
-        row[-1] = min(
-            map(len, own_references), key=lambda length: (abs(length - len(candidate)), length)
-        )
+        lengths = [len(reference) for reference in own_references]
+        row[-1] = min(lengths, key=lambda length: (abs(length - len(candidate)), length))
     return counts
 
 
@@ -117,15 +114,11 @@ def bleu_of_counts(counts: np.ndarray) -> np.ndarray:
 
 def rouge_l(candidates: Sequence[Tokens], references: Sequence[Sequence[Tokens]]) -> float:
     """Mean ROUGE-L of a corpus, x100 (Lin 2004): longest common subsequence, beta 1.2."""
-    beta = 1.2
-    scores = []
+    beta, scores = 1.2, []
     for candidate, own_references in zip(candidates, references, strict=True):
-        common = [_common_subsequence(candidate, reference) for reference in own_references]
-        precision = max(length / max(len(candidate), 1) for length in common)
-        recall = max(
-            length / max(len(reference), 1)
-            for length, reference in zip(common, own_references, strict=True)
-        )
+        common = [(_common_subsequence(candidate, one), len(one)) for one in own_references]
+        precision = max(length / max(len(candidate), 1) for length, _ in common)
+        recall = max(length / max(of, 1) for length, of in common)
         both = recall + beta**2 * precision
         scores.append((1 + beta**2) * precision * recall / both if precision and recall else 0.0)
     return 100 * float(np.mean(scores))
@@ -136,26 +129,20 @@ def _common_subsequence(left: Tokens, right: Tokens) -> int:
     for token in left:
         diagonal = 0
         for place, other in enumerate(right, start=1):
-            diagonal, lengths[place] = (
-                lengths[place],
-                diagonal + 1 if token == other else max(lengths[place], lengths[place - 1]),
-            )
+            longer = diagonal + 1 if token == other else max(lengths[place], lengths[place - 1])
+            diagonal, lengths[place] = lengths[place], longer
     return lengths[-1]
 
 
 class Cider:
-    """CIDEr-D (Vedantam, Zitnick and Parikh 2015) against references whose statistics are kept.
+    """CIDEr-D (Vedantam, Zitnick and Parikh 2015) against references, tokens for each photograph.
 
-    Candidate and references are vectors of n-gram frequencies, weighted by how rare an n-gram is
-    among the photographs of the evaluated set. The score of a photograph is the mean cosine over
-    the references and the orders one to four, each count clipped to the reference's, with a
-    Gaussian penalty (sigma 6) on the difference in length.
-
-    Args:
-        references: for each photograph the tokens of its references.
+    Captions are vectors of n-gram frequencies, weighted by how rare an n-gram is among the
+    photographs. The score is the mean cosine over the references and the orders one to four, each
+    count clipped to the reference's, with a Gaussian penalty on the difference in length.
     """
 
-    SIGMA = 6.0
+    SIGMA = 6.0  # tokens, of the penalty
 
     def __init__(self, references: Sequence[Sequence[Tokens]]):
         counted = [[all_ngrams(tokens) for tokens in group] for group in references]
@@ -166,18 +153,15 @@ class Cider:
         self._references = [[self._vector(counts) for counts in group] for group in counted]
 
     def scores(self, candidates: Sequence[Tokens]) -> np.ndarray:
-        """Score of each candidate against the references in the same place, `(n,)`, x100."""
-        if len(candidates) != len(self._references):
-            finding = f"{len(candidates)} captions for {len(self._references)} photographs"
-            raise ValueError(f"There are {finding}; expected one each.")
-        return 100 * np.array([self.score(tokens, row) for row, tokens in enumerate(candidates)])
+        """Score of each photograph's candidate, `(n,)`, x100; `ValueError` if there are not `n`."""
+        rows = zip(candidates, range(len(self._references)), strict=True)
+        return 100 * np.array([self.score(tokens, row) for tokens, row in rows])
 
     def score(self, tokens: Tokens, row: int) -> float:
-        """Score of one candidate against the references in the place `row`, 0 to 10."""
-        references = self._references[row]
+        """Score of one candidate for the photograph in the place `row`, 0 to 10."""
         weights, norms, length = self._vector(all_ngrams(tokens))
         total = 0.0
-        for other_weights, other_norms, other_length in references:
+        for other_weights, other_norms, other_length in self._references[row]:
             products = [0.0] * MAX_ORDER
             for ngram, weight in weights.items():
                 other = other_weights.get(ngram, 0.0)
@@ -188,7 +172,7 @@ class Cider:
                 for product, norm, other_norm in zip(products, norms, other_norms, strict=True)
                 if norm and other_norm
             )
-        return 10 * total / (MAX_ORDER * len(references))
+        return 10 * total / (MAX_ORDER * len(self._references[row]))
 
     def _vector(self, counts: Counter) -> tuple[dict, list[float], int]:
         """Weights of the n-grams, their norm for each order, and the length in bigrams."""
@@ -213,20 +197,17 @@ class Scorer:
     """Scores raw captions against raw references under `PROTOCOL`; reads the references once.
 
     Raises:
-        ValueError: a photograph has no reference, or there is not one caption for each.
+        ValueError: a photograph has no reference or caption, or there are no photographs.
     """
 
     def __init__(self, references: Sequence[Sequence[str]]):
-        if not all(references):
-            raise ValueError("A photograph has no reference caption; leave it out before scoring.")
+        if not (references and all(references)):
+            raise ValueError("Every photograph needs a reference caption; leave out those without.")
         self.references = [[tokenize(caption) for caption in group] for group in references]
         self.cider = Cider(self.references)
 
     def __call__(self, captions: Sequence[str]) -> dict[str, float]:
         """Scores captions: {"BLEU-1", …, "BLEU-4", "ROUGE-L", "CIDEr"}, each x100."""
-        if len(captions) != len(self.references) or not captions:
-            finding = f"{len(captions)} captions and references for {len(self.references)}"
-            raise ValueError(f"There are {finding} photographs; expected the same number, not 0.")
         candidates = [tokenize(caption) for caption in captions]
         names = [f"BLEU-{order}" for order in range(1, MAX_ORDER + 1)]
         scores = dict(zip(names, bleu(candidates, self.references), strict=True))
@@ -242,7 +223,7 @@ def score_captions(captions: Sequence[str], references: Sequence[Sequence[str]])
 def meteor(captions: Sequence[str], references: Sequence[Sequence[str]]) -> float | None:
     """METEOR 1.5 of a corpus, x100, by its authors' Java program; NLTK computes something else.
 
-    Returns None without Java or the package `pycocoevalcap`, which carries the program.
+    None without Java or the package `pycocoevalcap`, which brings the program.
     """
     scorer = _java_meteor()
     if scorer is None:
@@ -257,7 +238,7 @@ def meteor(captions: Sequence[str], references: Sequence[Sequence[str]]) -> floa
 
 @cache
 def _java_meteor():
-    """Starts the Java program, once, since it reads its tables for seconds; or returns None."""
+    """The Java program, started once, since it reads its tables for seconds; or None."""
     if shutil.which("java") is None:
         return None
     try:
@@ -272,50 +253,37 @@ def _java_meteor():
 
 @dataclass(frozen=True)
 class Agreement:
-    """Scores of human captions against the others of their photograph.
+    """Scores of human captions against the others of their photograph, x100."""
 
-    Attributes:
-        scores: {"BLEU-1", "BLEU-4", "ROUGE-L", "CIDEr"}, each x100.
-        rouge_of: mean ROUGE-L of each photograph's captions, `(n,)`, x100; NaN where it has one.
-    """
-
-    scores: dict[str, float]
-    rouge_of: np.ndarray
+    scores: dict[str, float]  # BLEU-1, BLEU-4, ROUGE-L and CIDEr
+    rouge_of: np.ndarray  # mean ROUGE-L of each photograph's captions, `(n,)`; NaN where it has one
 
 
 def leave_one_out(
-    references: Sequence[Sequence[str]], rewrite: Callable[[str], str] | None = None
+    references: Sequence[Sequence[str]], rewrite: Callable[[str], str] = str
 ) -> Agreement:
     """Scores every caption against the others of its photograph, as if a model had written it.
 
     In each round one caption of every photograph is held out and scored, and the rounds' mean is
     taken. To score the first captions only would be wrong: Flickr8k sorts them by the alphabet.
-
-    Args:
-        references: for each photograph its raw captions.
-        rewrite: changes the caption that is held out, for example by a cleaning; the others stay.
-
-    Raises:
-        DatasetError: no photograph has two captions.
+    `rewrite` changes the caption that is held out, for example by a cleaning; the others stay.
+    Raises `DatasetError` if no photograph has two captions.
     """
     tokens = [[tokenize(caption) for caption in group] for group in references]
-    rewrite = rewrite or str
     written = [[tokenize(rewrite(caption)) for caption in group] for group in references]
+    most = max(map(len, tokens), default=0)
+    if most < 2:
+        finding = "No photograph has two captions, so people can't be compared with each other"
+        raise DatasetError(f"{finding}. Give photographs two or more.")
     rounds, rouge_of = [], []
-    for held_out in range(max(map(len, tokens), default=0)):
+    for held_out in range(most):
         photos = [row for row, group in enumerate(tokens) if len(group) > max(held_out, 1)]
-        if not photos:
-            break
         candidates = [written[row][held_out] for row in photos]
         others = [tokens[row][:held_out] + tokens[row][held_out + 1 :] for row in photos]
         rouge = [rouge_l([own], [rest]) for own, rest in zip(candidates, others, strict=True)]
         rouge_of += zip(photos, rouge, strict=True)
-        orders = bleu(candidates, others)
-        cider = Cider(others).scores(candidates)
+        orders, cider = bleu(candidates, others), Cider(others).scores(candidates)
         rounds.append([orders[0], orders[-1], np.mean(rouge), cider.mean()])
-    if not rounds:
-        finding = "No photograph has two captions, so people can't be compared with each other"
-        raise DatasetError(f"{finding}. Give photographs two or more.")
     names = ["BLEU-1", "BLEU-4", "ROUGE-L", "CIDEr"]
     scores = dict(zip(names, np.mean(rounds, axis=0).tolist(), strict=True))
     by_photo = pd.DataFrame(rouge_of, columns=["photo", "rouge"]).groupby("photo")["rouge"].mean()
