@@ -55,14 +55,12 @@ options = {**RECIPE.decoder_options, "tied": True}
 by_photo = replace(recipe, decoder_options=options, batch_size=90, by_photo=True)
 results = {}
 for name, one in {"merge": recipe, "attention": by_photo}.items():
-    if name not in sys.argv[3:]:
-        continue
     training, dev = (caption_set(seed, n, one.by_photo) for seed, n in ((0, 45), (1, 13)))
     training = replace(training, mirrored=training.features[:, ..., ::-1])
     known = {"vocabulary": VOCABULARY, "training": training, "dev": dev, "seed": 5}
     known["devices"] = Devices.of(settings)
     results[name] = train(one, decoder=name, folder=folder / "training", epochs=2, **known)
-    if name == "merge" and "second" in sys.argv[3:]:
+    if name == "merge":
         stage = SelfCritical(epochs=2, batch_size=9, learning_rate=0.02, max_tokens=7)
         results["second"] = train_self_critical(results[name], recipe=one, stage=stage, **known)
 for name, result in results.items():
@@ -80,10 +78,10 @@ print(json.dumps(found))
 """
 
 
-def begin(folder, splits, trainings, **environment) -> subprocess.Popen:
+def begin(folder, splits, environment) -> subprocess.Popen:
     known = {"KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(PROJECT)}
     return subprocess.Popen(
-        [sys.executable, "-c", SCRIPT, str(folder), json.dumps(splits), *trainings],
+        [sys.executable, "-c", SCRIPT, str(folder), json.dumps(splits)],
         env={**os.environ, **known, **environment},
         cwd=PROJECT,
         stdout=subprocess.PIPE,
@@ -112,7 +110,6 @@ class Found:
     """What one device, and others, came to: `{way: [of each process]}`."""
 
     folder: Path
-    trainings: tuple[str, ...]
     results: dict[str, list[dict]]
 
     @property
@@ -120,17 +117,11 @@ class Found:
         return self.results["one"][0]
 
 
-ALL = ("one", "two processes", "four devices"), ("merge", "second", "attention")
+TRAININGS = ("merge", "second", "attention")
 
 
-@pytest.fixture(
-    scope="module",
-    params=[
-        pytest.param((ALL[0][:2], ALL[1][:1]), id="quick"),
-        pytest.param(ALL, id="all", marks=pytest.mark.slow),
-    ],
-)
-def found(request, photos, tmp_path_factory):
+@pytest.fixture(scope="module")
+def found(photos, tmp_path_factory):
     pytest.importorskip("jax")
     quick = "--xla_backend_optimization_level=0"  # to compile; there is little to compute
     four = f"{quick} --xla_force_host_platform_device_count=4"
@@ -145,15 +136,11 @@ def found(request, photos, tmp_path_factory):
         "four devices": [{"XLA_FLAGS": four, "DEVICES": "4"}],
         "two processes": [together | {"PROCESS": str(process)} for process in range(2)],
     }
-    ways, trainings = request.param
     folder = tmp_path_factory.mktemp("found")
     (folder / "photos").symlink_to(photos.folder)
     processes = {
-        way: [
-            begin(folder / way, photos.splits, trainings, **environment)
-            for environment in environments[way]
-        ]
-        for way in ways
+        way: [begin(folder / way, photos.splits, environment) for environment in own]
+        for way, own in environments.items()
     }
     results = {}
     for way, started in processes.items():
@@ -161,11 +148,12 @@ def found(request, photos, tmp_path_factory):
         for process, (_, errors) in zip(started, outputs, strict=True):
             assert process.returncode == 0, errors[-3000:]
         results[way] = [json.loads(output.splitlines()[-1]) for output, _ in outputs]
-    return Found(folder, trainings, results)
+    return Found(folder, results)
 
 
+@pytest.mark.slow
 def test_several_devices_train_as_one_does(found):
-    for way, training in product(found.results, found.trainings):
+    for way, training in product(found.results, TRAININGS):
         expected = found.one[training]
         assert len(expected["history"]["epoch"]) == 2
         for process in found.results[way]:
@@ -178,8 +166,9 @@ def test_several_devices_train_as_one_does(found):
                 )
 
 
+@pytest.mark.slow
 def test_processes_share_one_folder_that_holds_what_one_would_write(found):
-    for training in found.trainings:
+    for training in TRAININGS:
         (folder,) = {process[training]["folder"] for process in found.results["two processes"]}
         together, one = (
             {file.name for file in (found.folder / place).glob("*.*")}
@@ -192,6 +181,7 @@ def test_processes_share_one_folder_that_holds_what_one_would_write(found):
         assert history.to_dict("list") == expected
 
 
+@pytest.mark.slow
 def test_processes_extract_what_one_does(found, photos, tmp_path):
     whole = extract_features(SlowEncoder(), photos, tmp_path, batch_size=8)
     folder = found.folder / "two processes" / "features"
@@ -204,11 +194,13 @@ def test_processes_extract_what_one_does(found, photos, tmp_path):
     assert len(whole.unreadable) == 2
 
 
+@pytest.mark.slow
 def test_processes_that_would_do_different_things_are_stopped(found):
     for process in found.results["two processes"]:
         assert "For a number, process 1 has other settings" in process["error"]
 
 
+@pytest.mark.slow
 def test_devices_that_are_not_there_are_asked_for_in_vain(found):
     for way in found.results.keys() - {"two processes"}:
         there = {"one": 1, "four devices": 4}[way]

@@ -29,7 +29,7 @@ def fuzz(*arguments: str) -> dict:
     "amount",
     [
         pytest.param(["--grid", "0.02", "--examples", "3"], id="a few"),
-        pytest.param(["--grid", "1", "--examples", "200"], id="all", marks=pytest.mark.slow),
+        pytest.param(["--grid", "0.25", "--examples", "40"], id="all", marks=pytest.mark.slow),
     ],
 )
 def test_every_damaged_file_is_read_or_refused_within_its_time_and_memory(amount):
