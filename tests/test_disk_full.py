@@ -96,7 +96,7 @@ def test_an_extraction_goes_on_with_what_it_had(disk, tmp_path):
                 fill(disk)
             return super().encode_spatial(pixels, batch_size)
 
-    with pytest.raises(DiskFullError, match=r"spatial.*goes on where it stopped"):
+    with pytest.raises(DiskFullError, match=r"spatial.*it goes on"):
         extract_features(Filling(tmp_path / "calls"), photos, disk, "spatial", batch_size=2)
     assert not (disk / "spatial.npy").exists()
     (disk / "ballast").unlink()

@@ -82,9 +82,9 @@ def test_the_table_agrees_with_the_networks(name):
 
 def test_the_wide_xception_gives_the_last_two_blocks_side_by_side(untrained):
     one, both = (
-        untrained(name).encode_spatial(_photos(2)) for name in ("xception", "xception_tuned")
+        untrained(name).encode_spatial(_photos(2)) for name in ("xception", "xception_wide")
     )
-    np.testing.assert_array_equal(both[..., 1024:], one)
+    np.testing.assert_allclose(both[..., 1024:], one, atol=1e-4 * np.abs(one).max())
     assert both[..., :1024].std() > 0
 
 

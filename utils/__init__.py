@@ -4,7 +4,8 @@
 - Machinery; skip it on a first reading: `machinery.quiet`, `machinery.progress`, `machinery.files`,
   `machinery.devices`, `machinery.lock`, `machinery.archives`
 - Captions and photographs: `dataset`, `captions`, `photographs`, `encoder`, `features`, `batches`
-- The model, scores, and captions from it: `decoder`, `metrics`, `search`
+- The model, scores, and captions from it: `decoder`, `metrics`, `search`,
+  `neighbours`
 - Training and evaluation: `machinery.checkpoints`, `training`, `self_critical`, `evaluation`
 - Using and showing it: `captioner`, `figures`
 
