@@ -122,7 +122,7 @@ class Encoder:
     @cached_property
     def _middle(self) -> keras.Model:
         pixels = self._spatial.inputs[0]
-        until_cut = keras.Model(self.cnn.inputs, self._cut())
+        until_cut = keras.Model(self.cnn.input, self._cut())
         return keras.Model(pixels, until_cut(self.spec.preprocess(pixels)))
 
     def _cut(self):
@@ -195,7 +195,7 @@ def load_encoder(name: str, weights: str | Path = "imagenet", seed: int = 42) ->
     cnn.trainable = False
 
     pixels = keras.Input((spec.image_size, spec.image_size, 3), name="pixels")
-    spatial = keras.Model(cnn.inputs, spec.output_of(cnn))(spec.preprocess(pixels))
+    spatial = keras.Model(cnn.input, spec.output_of(cnn))(spec.preprocess(pixels))
     pooled = keras.layers.GlobalAveragePooling2D()(spatial)
     models = keras.Model(pixels, spatial), keras.Model(pixels, pooled)
     return Encoder(name, spec, provenance, weights != "none", _hash_weights(cnn), cnn, *models)
