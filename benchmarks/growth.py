@@ -34,7 +34,7 @@ from utils.training import OURS
 
 WORDS = 30_000  # invented; the training captions of Flickr30k have about 20,000
 CAPTIONS = 5  # of each photograph
-ENCODER = ENCODERS["xception"]  # the one with the largest features
+ENCODER = ENCODERS["xception"]  # of the original recipe
 
 
 def main() -> None:
