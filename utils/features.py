@@ -389,7 +389,8 @@ def _read_ahead(
         for futures in ahead:
             yield [future.result() for future in futures]
     finally:
-        pool.shutdown(cancel_futures=True)
+        # Memory may be cleared, and so this be run, while threading holds the lock of such a wait.
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _rows(
