@@ -16,6 +16,10 @@ from utils.machinery.errors import SettingsError
 from utils.settings import Settings
 
 
+def leave_on_drive(monkeypatch, free):
+    monkeypatch.setattr(colab_module.shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
+
+
 @pytest.fixture
 def colab(monkeypatch, tmp_path):
     """Stands in for Colab's own package, with a Drive in `tmp_path`."""
@@ -35,6 +39,7 @@ def colab(monkeypatch, tmp_path):
     monkeypatch.setattr(colab_module, "DRIVE", tmp_path / "drive")
     folder = tmp_path / "drive" / "MyDrive" / "photograph-captions"
     monkeypatch.setattr(colab_module, "FOLDER", folder)
+    leave_on_drive(monkeypatch, 100 * 10**9)  # whatever the disk of this machine has left
     for name in ("RUNS", "DATASET", "EPOCHS", "ENCODER", "DATA", "SEED"):
         monkeypatch.setenv(name, "")  # so that monkeypatch puts back whatever the test leaves
     return package
@@ -122,7 +127,7 @@ def test_archives_are_fetched_to_drive_once_and_unpacked_on_each_machine(
 
 
 def test_without_room_on_drive_nothing_is_fetched_there(colab, monkeypatch, capsys):
-    monkeypatch.setattr(colab_module.shutil, "disk_usage", lambda _: SimpleNamespace(free=10**9))
+    leave_on_drive(monkeypatch, 10**9)
     set_up()
     fetch_data_once(Settings(dataset="flickr8k", encoder="xception_wide"))
     said = capsys.readouterr().out
