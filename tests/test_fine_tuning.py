@@ -41,7 +41,7 @@ def tune(encoder, first, folder):
     captions = CaptionSet(photos, middle, captions, references)
     known = {"vocabulary": VOCABULARY, "training": captions, "dev": captions, "folder": folder}
     return fine_tune(
-        encoder, first, recipe=RECIPE, tuning=FineTuning(2, 1e-3, 1e-4), **known
+        encoder, first, recipe=RECIPE, tuning=FineTuning(2, 5e-3, 1e-6), **known
     ), middle
 
 
