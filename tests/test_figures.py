@@ -1,5 +1,6 @@
 """Figures show the numbers they are given, and the same figure is the same file."""
 
+from io import BytesIO
 from itertools import combinations, pairwise
 from pathlib import Path
 
@@ -104,6 +105,18 @@ def test_a_picture_comes_back_as_it_was_written_and_the_figure_is_not_shown_twic
     assert shown["image/jpeg"] == (tmp_path / "grid.jpg").read_bytes()
     assert about["image/jpeg"] == {"alt": "noise"}
     assert not plt.fignum_exists(figure.number)
+
+
+def test_a_notebook_shows_a_chart_in_pixels_with_its_alternative_text(tmp_path, ax):
+    figures.caption_lengths(ax, [3, 4])
+    shown, about = figures.save_picture(
+        ax.figure, tmp_path / "lengths.svg", alt="two bars"
+    )._repr_mimebundle_()
+
+    with Image.open(BytesIO(shown["image/png"])) as chart:
+        assert chart.width > 400
+    assert about["image/png"] == {"alt": "two bars"}
+    assert "<title>two bars</title>" in (tmp_path / "lengths.svg").read_text(encoding="utf-8")
 
 
 # Photographs

@@ -7,6 +7,7 @@ a line style or a hatch as well, so every chart can be read in black and white.
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from io import BytesIO
 from itertools import chain, cycle
 from pathlib import Path
 
@@ -64,26 +65,33 @@ def save(figure: Figure, path: Path | str, alt: str = "") -> Path:
 
 
 def save_picture(figure: Figure, path: Path | str, alt: str = "") -> "SavedPicture":
-    """Writes a figure with photographs as `save` does, and closes it.
+    """Writes a figure as `save` does, and closes it.
 
-    What is returned is what a notebook shows as the last line of a cell, in a fraction of the bytes
-    that the figure itself would take there.
+    What is returned is what a notebook shows as the last line of a cell, with `alt` for those who
+    cannot see it: a .jpg as it was written, and of an .svg the same chart in pixels.
     """
-    save(figure, path)
+    path = Path(path)
+    save(figure, path, alt)
+    if path.suffix == ".svg":
+        with BytesIO() as pixels:
+            figure.savefig(pixels, format="png", bbox_inches="tight")
+            picture = SavedPicture("image/png", pixels.getvalue(), alt)
+    else:
+        picture = SavedPicture("image/jpeg", path.read_bytes(), alt)
     plt.close(figure)
-    return SavedPicture(Path(path), alt)
+    return picture
 
 
 @dataclass(frozen=True)
 class SavedPicture:
-    """A .jpg file that a notebook shows, with an alternative text."""
+    """A picture that a notebook shows, with an alternative text."""
 
-    path: Path
+    kind: str  # MIME type
+    content: bytes
     alt: str
 
     def _repr_mimebundle_(self, include=None, exclude=None):
-        shown = {"image/jpeg": self.path.read_bytes(), "text/plain": self.alt or self.path.stem}
-        return shown, {"image/jpeg": {"alt": self.alt}}
+        return {self.kind: self.content, "text/plain": self.alt}, {self.kind: {"alt": self.alt}}
 
 
 # Charts
