@@ -63,7 +63,7 @@ def test_preprocessing_is_applied_exactly_once(untrained, name):
     encoder = untrained(name)
     pixels = _photos(4)
     bare = encoder.spec.build(None)
-    bare.set_weights(encoder._spatial.get_weights())
+    bare.set_weights(encoder.spatial.get_weights())
     preprocessed = encoder.spec.preprocess(pixels.astype(np.float32))
     expected = np.asarray(bare.predict_on_batch(preprocessed))
     scale = np.abs(expected).max()
@@ -155,7 +155,7 @@ def test_an_unknown_encoder_is_named_with_the_known_ones():
 def test_weights_are_read_from_a_file(untrained, tmp_path):
     encoder = untrained("mobilenet_v2")
     path = tmp_path / "mine.weights.h5"
-    encoder._spatial.layers[-1].save_weights(path)
+    encoder.spatial.layers[-1].save_weights(path)
     loaded = load_encoder("mobilenet_v2", str(path))
     assert (loaded.weights, loaded.trained) == ("file mine.weights.h5", True)
     assert loaded.weights_hash == encoder.weights_hash
@@ -163,7 +163,7 @@ def test_weights_are_read_from_a_file(untrained, tmp_path):
 
 def test_a_file_that_does_not_fit_is_refused_with_both_sides(untrained, tmp_path):
     foreign, cut = tmp_path / "foreign.weights.h5", tmp_path / "cut.weights.h5"
-    untrained("mobilenet_v2")._spatial.layers[-1].save_weights(foreign)
+    untrained("mobilenet_v2").spatial.layers[-1].save_weights(foreign)
     cut.write_bytes(foreign.read_bytes()[:5000])
     with pytest.raises(EncoderError, match=r"foreign.*vgg16.*14,714,688"):
         load_encoder("vgg16", str(foreign))
@@ -174,7 +174,7 @@ def test_a_file_that_does_not_fit_is_refused_with_both_sides(untrained, tmp_path
 
 
 def test_arrays_that_a_file_lacks_never_stay_random(untrained, tmp_path):
-    cnn = load_encoder("mobilenet_v2", "none", 1)._spatial.layers[-1]
+    cnn = load_encoder("mobilenet_v2", "none", 1).spatial.layers[-1]
     cnn.get_layer("Conv_1").kernel.assign(np.full((1, 1, 320, 1280), np.nan))
     cnn.save_weights(tmp_path / "holes.weights.h5")
     with pytest.raises(EncoderError, match="leaves 1 of them without finite numbers"):

@@ -464,14 +464,9 @@ def test_a_photograph_that_can_not_be_opened_stops_the_extraction(photos, tmp_pa
     def refuse(path):
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr("utils.features.hash_if_there", refuse)
+    monkeypatch.setattr("utils.features.files.hash_if_there", refuse)
     with pytest.raises(UnreadablePhotographError, match=r"photo000.png .*Permission denied"):
         extract_features(SlowEncoder(), photos, tmp_path)
-
-
-def test_an_unknown_kind_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="'flat'; expected one of pooled, spatial"):
-        load_features(tmp_path, kind="flat")
 
 
 @pytest.mark.slow

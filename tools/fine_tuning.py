@@ -24,7 +24,7 @@ from utils.decoder import copy_decoder, decoder_kind
 from utils.encoder import Encoder, load_encoder, load_encoder_for
 from utils.features import extract_features, load_features
 from utils.machinery.checkpoints import load_decoder, save_decoder, size_on_disk
-from utils.machinery.errors import CaptionProjectError, SettingsError
+from utils.machinery.errors import CaptionProjectError, EncoderError, SettingsError
 from utils.machinery.files import atomic_path, content_hash
 from utils.settings import Settings, short_path
 from utils.training import (
@@ -38,6 +38,15 @@ from utils.training import (
 )
 
 ENCODER_FILE, DECODER_FILE = "encoder.weights.h5", "decoder.npz"
+# First layer of the blocks that are fine-tuned. In InceptionV3 it has no name of its own.
+FIRST_LAYER = {
+    "xception": "block13_sepconv1_act",
+    "xception_wide": "block13_sepconv1_act",
+    "mobilenet_v2": "block_13_expand",
+    "vgg16": "block5_conv1",
+    "resnet50": "conv5_block1_1_conv",
+    "efficientnet_v2_b0": "block6a_expand_conv",
+}
 
 
 @dataclass(frozen=True)
@@ -84,6 +93,27 @@ class TwoRates(keras.optimizers.AdamW):
         super().update_step(gradient, variable, learning_rate * ratio)
 
 
+def split_encoder(encoder: Encoder) -> tuple[Encoder, keras.Model]:
+    """Cuts a CNN before the blocks that are fine-tuned; both parts share its weights.
+
+    Returns:
+        An encoder whose `encode_spatial` gives what these blocks read, features of the kind
+        "middle", and the blocks as a model, from such features to the spatial ones of `encoder`.
+
+    Raises:
+        EncoderError: this CNN has no such blocks.
+    """
+    if encoder.name not in FIRST_LAYER:
+        expected = f"expected one of {', '.join(FIRST_LAYER)}"
+        raise EncoderError(f"{encoder.name} can't be fine-tuned; {expected}.")
+    cnn, pixels = encoder.cnn, encoder.spatial.inputs[0]
+    middle = cnn.get_layer(FIRST_LAYER[encoder.name]).input
+    front = keras.Model(cnn.input, middle)(encoder.spec.preprocess(pixels))
+    tail = keras.Model(middle, encoder.spec.output_of(cnn), name="tail")
+    spec = replace(encoder.spec, grid=middle.shape[1], width=middle.shape[-1])
+    return replace(encoder, spec=spec, spatial=keras.Model(pixels, front)), tail
+
+
 def fine_tune(
     encoder: Encoder,
     first: Training,
@@ -117,7 +147,7 @@ def fine_tune(
     """
     identity = {"first": first.folder.name, "best_epoch": first.best_epoch, "seed": seed}
     identity |= {"tuning": asdict(tuning), "encoder": encoder.weights_hash}
-    decoder, tail = copy_decoder(first.model), encoder.tail
+    decoder, (_, tail) = copy_decoder(first.model), split_encoder(encoder)
     encoder.cnn.trainable = True
     for layer in tail.layers:
         if isinstance(layer, keras.layers.BatchNormalization):
@@ -177,9 +207,10 @@ def load_fine_tuned(
         The decoder, and the same splits with the features that it reads.
     """
     encoder = load_encoder(settings.encoder, str(folder / ENCODER_FILE))
+    _, tail = split_encoder(encoder)
     middle = load_features(settings.features_folder, "middle", settings.encoder)
     tuned = {
-        name: replace(split, features=tuned_features(encoder.tail, middle.of(split.photos)))
+        name: replace(split, features=tuned_features(tail, middle.of(split.photos)))
         for name, split in splits.items()
     }
     vocabulary = Vocabulary.load(settings.vocabulary_file)
@@ -201,6 +232,7 @@ def fine_tune_run(settings: Settings) -> Training:
     recipe = our_recipe(settings.dataset, settings.decoder)
     table = read_caption_table(settings.captions_file)
     encoder, dataset = load_encoder_for(settings), load_dataset(settings)
+    front, _ = split_encoder(encoder)
     known = {
         "vocabulary": Vocabulary.load(settings.vocabulary_file),
         "folder": settings.training_folder,
@@ -219,7 +251,7 @@ def fine_tune_run(settings: Settings) -> Training:
     spatial = sets(partial(load_features, where, "spatial", encoder.name))
     first = train(recipe, decoder=settings.decoder, epochs=epochs, **spatial, **known)
     del spatial  # gigabytes
-    middle = sets(partial(extract_features, encoder, dataset, where, "middle"))
+    middle = sets(partial(extract_features, front, dataset, where, "middle"))
     tuning = replace(FineTuning(), epochs=min(FineTuning().epochs, epochs))
     return fine_tune(encoder, first, recipe=recipe, tuning=tuning, **middle, **known)
 

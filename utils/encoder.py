@@ -9,7 +9,6 @@ import socket
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 
 import keras
@@ -32,7 +31,6 @@ class EncoderSpec:
     image_size: int  # side of the square input in pixels
     width: int  # features per photograph, and per region of the grid
     grid: int  # side of the grid of regions that is left of the photograph
-    tail: str = ""  # first layer of the blocks that can be fine-tuned; "" where it has no name
     beside: str = ""  # layer whose input is given beside the last block's output
 
     @property
@@ -53,25 +51,15 @@ class EncoderSpec:
 
 
 ENCODERS = {
-    "xception": EncoderSpec("Xception", "xception", 299, 2048, 10, "block13_sepconv1_act"),
+    "xception": EncoderSpec("Xception", "xception", 299, 2048, 10),
     # The classes of ImageNet shape the last block most (Kornblith et al. 2019, "Do Better ImageNet
     # Models Transfer Better?"), so the block before it is read too. The report has the figures.
-    "xception_wide": EncoderSpec(
-        "Xception",
-        "xception",
-        299,
-        1024 + 2048,
-        10,
-        tail="block13_sepconv1_act",
-        beside="block14_sepconv1",
-    ),
-    "mobilenet_v2": EncoderSpec("MobileNetV2", "mobilenet_v2", 224, 1280, 7, "block_13_expand"),
-    "vgg16": EncoderSpec("VGG16", "vgg16", 224, 512, 7, "block5_conv1"),
-    "resnet50": EncoderSpec("ResNet50", "resnet50", 224, 2048, 7, "conv5_block1_1_conv"),
+    "xception_wide": EncoderSpec("Xception", "xception", 299, 1024 + 2048, 10, "block14_sepconv1"),
+    "mobilenet_v2": EncoderSpec("MobileNetV2", "mobilenet_v2", 224, 1280, 7),
+    "vgg16": EncoderSpec("VGG16", "vgg16", 224, 512, 7),
+    "resnet50": EncoderSpec("ResNet50", "resnet50", 224, 2048, 7),
     "inception_v3": EncoderSpec("InceptionV3", "inception_v3", 299, 2048, 8),
-    "efficientnet_v2_b0": EncoderSpec(
-        "EfficientNetV2B0", "efficientnet_v2", 224, 1280, 7, "block6a_expand_conv"
-    ),
+    "efficientnet_v2_b0": EncoderSpec("EfficientNetV2B0", "efficientnet_v2", 224, 1280, 7),
 }
 
 
@@ -85,8 +73,8 @@ class Encoder:
     trained: bool
     weights_hash: str  # SHA-256 over all weight arrays in order
     cnn: keras.Model = field(repr=False)  # without preprocessing
-    _spatial: keras.Model = field(repr=False)
-    _pooled: keras.Model = field(repr=False)
+    spatial: keras.Model = field(repr=False)  # from pixels, with preprocessing, as `pooled` is
+    pooled: keras.Model = field(repr=False)
 
     @property
     def image_size(self) -> int:
@@ -101,35 +89,11 @@ class Encoder:
         Raises:
             PhotographError: shape or range is not as above.
         """
-        return self._predict(self._pooled, pixels, batch_size)
+        return self._predict(self.pooled, pixels, batch_size)
 
     def encode_spatial(self, pixels: np.ndarray, batch_size: int = 32) -> np.ndarray:
         """As `encode`, one vector per region, for attention: (n, grid, grid, width) float32."""
-        return self._predict(self._spatial, pixels, batch_size)
-
-    def encode_middle(self, pixels: np.ndarray, batch_size: int = 32) -> np.ndarray:
-        """As `encode`, what the blocks that can be fine-tuned read: (n, side, side, channels).
-
-        Raises `EncoderError` if this CNN has no such blocks.
-        """
-        return self._predict(self._middle, pixels, batch_size)
-
-    @cached_property
-    def tail(self) -> keras.Model:
-        """The CNN's last blocks, from `encode_middle`'s result to spatial features."""
-        return keras.Model(self._cut(), self.spec.output_of(self.cnn), name="tail")
-
-    @cached_property
-    def _middle(self) -> keras.Model:
-        pixels = self._spatial.inputs[0]
-        until_cut = keras.Model(self.cnn.input, self._cut())
-        return keras.Model(pixels, until_cut(self.spec.preprocess(pixels)))
-
-    def _cut(self):
-        if not self.spec.tail:
-            known = ", ".join(name for name, spec in ENCODERS.items() if spec.tail)
-            raise EncoderError(f"{self.name} can't be fine-tuned; expected one of {known}.")
-        return self.cnn.get_layer(self.spec.tail).input
+        return self._predict(self.spatial, pixels, batch_size)
 
     def probe(self) -> np.ndarray:
         """Features of a picture that is the same everywhere, `(width,)`, to tell weights apart."""

@@ -18,24 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from utils.machinery import errors, files
 from utils.machinery.devices import is_first, keep_memory, processes, require_same, wait
-from utils.machinery.errors import (
-    DatasetError,
-    EncoderError,
-    PhotographError,
-    StaleArtefactError,
-    UnreadablePhotographError,
-)
-from utils.machinery.files import (
-    content_hash,
-    file_hash,
-    full_disk_reported,
-    hash_if_there,
-    invalid,
-    read_json,
-    require,
-    write_json,
-)
 from utils.machinery.lock import only_one_in
 from utils.machinery.progress import ProgressBar
 from utils.photographs import load_pixels
@@ -47,7 +31,7 @@ if TYPE_CHECKING:  # importing Keras takes seconds, which reading finished featu
 MADE_BY = "notebook 03"
 FORMAT = 3  # of the manifest
 # Of a whole grid there are 49 to 200 times as many numbers to store as of its mean.
-DTYPES = {"pooled": "float32", "spatial": "float16", "middle": "float16"}
+DTYPES = {"pooled": "float32", "spatial": "float16"}
 _READ_AHEAD = 3  # batches that are decoded before the CNN asks for them: this bounds the memory
 _CHUNK = 8  # batches: what a kill can cost
 _MOST_UNREADABLE = 0.05  # of all photographs; more means a broken copy, not a few broken files
@@ -96,10 +80,11 @@ class Features:
     def require_encoder(self, encoder: "Encoder") -> None:
         """Raises `StaleArtefactError` if `encoder` is not the one that computed the features."""
         if encoder.weights_hash != self.manifest["weights_hash"]:
-            made_by = f"{self.manifest['encoder']} with {self.manifest['weights']}"
-            remedy = f"Set ENCODER and WEIGHTS back, or run {MADE_BY} with the new ones."
-            finding = f"the settings give {encoder.name} with {encoder.weights}"
-            raise StaleArtefactError(f"The features come from {made_by}; {finding}. {remedy}")
+            raise errors.StaleArtefactError(
+                "The features come from {encoder} with {weights}; ".format(**self.manifest)
+                + f"the settings give {encoder.name} with {encoder.weights}. "
+                f"Set ENCODER and WEIGHTS back, or run {MADE_BY} with the new ones."
+            )
 
     def rows(self, photos: Sequence[str]) -> np.ndarray:
         """Looks up the rows of `photos`, int64; `StaleArtefactError` names one without features."""
@@ -107,7 +92,7 @@ class Features:
             reason = self.unreadable.get(missing[0], "it was not in the data set then")
             finding = f"{len(missing)} of {len(photos)} photographs have no features"
             remedy = f"Leave them out, or run {MADE_BY} again."
-            raise StaleArtefactError(f"{finding}, first {missing[0]!r} ({reason}). {remedy}")
+            raise errors.StaleArtefactError(f"{finding}, first {missing[0]!r} ({reason}). {remedy}")
         return np.array([self._row_of[photo] for photo in photos], np.int64)
 
     def of(self, photos: Sequence[str], kind: str | None = None) -> np.ndarray:
@@ -117,25 +102,24 @@ class Features:
         grid, width)` float16; None takes them as they are. Raises `StaleArtefactError` if a
         photograph has no features, or they are of another kind.
         """
-        rows, own = self.rows(photos), self.manifest["kind"]
-        if kind in (None, own):
-            return self.array[rows]
-        if kind != "pooled":
-            raise StaleArtefactError(f"The features are {own}, not {kind}. Run {MADE_BY} again.")
-        pooled = np.empty((len(rows), self.array.shape[-1]), np.float32)
-        for start in range(0, len(rows), 256):  # all regions as floats would fill the memory
-            regions = self.array[rows[start : start + 256]]
-            pooled[start : start + 256] = regions.mean(axis=(1, 2), dtype=np.float32)
-        return pooled
+        return self.view(photos, kind)[:]
 
     def view(self, photos: Sequence[str], kind: str | None = None) -> np.ndarray | Rows:
         """As `of`, but what is stored as it is asked for stays on disk until it is used.
 
         Spatial features of Flickr8k's training split are 0.75 GB, and their mirror images as much.
         """
-        if kind in (None, self.manifest["kind"]):
-            return Rows(self.array, self.rows(photos))
-        return self.of(photos, kind)
+        rows, own = Rows(self.array, self.rows(photos)), self.manifest["kind"]
+        if kind in (None, own):
+            return rows
+        if kind != "pooled":
+            finding = f"The features are {own}, not {kind}"
+            raise errors.StaleArtefactError(f"{finding}. Run {MADE_BY} again.")
+        pooled = np.empty((len(rows), rows.shape[-1]), np.float32)
+        for start in range(0, len(rows), 256):  # all regions as floats would fill the memory
+            part = slice(start, start + 256)
+            pooled[part] = rows[part].mean(axis=(1, 2), dtype=np.float32)
+        return pooled
 
 
 def extract_features(
@@ -154,8 +138,8 @@ def extract_features(
 
     Args:
         folder: gets `pooled.npy`, `spatial.npy` or `pooled_mirrored.npy`, each with its manifest.
-        kind: "pooled" or "spatial", as `Features.of` has them, or "middle", float16, what the
-            blocks that can be fine-tuned are given.
+        kind: "pooled", or what the encoder gives for every region: "spatial", as `Features.of`
+            has them, or another name where `encoder` is a part of one.
         batch_size: photographs that go through the CNN at once.
         mirrored: take the mirror images of the training split instead, as further training data.
 
@@ -166,29 +150,31 @@ def extract_features(
         EncoderError: the CNN gives numbers that are not finite, or only zeros.
         FolderInUseError, DiskFullError: as their names say; what is done so far is kept.
     """
-    files = _Files(folder, kind, mirrored)
+    extraction = _Extraction(folder, kind, mirrored)
     splits = dataset.splits
     photos = [*splits["train"], *([] if mirrored else splits["dev"] + splits["test"])]
     if not photos:
-        raise DatasetError("The data set has no photographs. Check its folder and split files.")
+        remedy = "Check its folder and split files."
+        raise errors.DatasetError(f"The data set has no photographs. {remedy}")
     made_from = _made_from(encoder, dataset, photos, kind, mirrored)
-    require_same([made_from | {"weights": None}, files.finished], f"the {kind} features")
-    if files.finished:
-        files.refuse_stale(made_from)
+    require_same([made_from | {"weights": None}, extraction.finished], f"the {kind} features")
+    if extraction.finished:
+        extraction.refuse_stale(made_from)
         return load_features(folder, kind, encoder.name, mirrored)
 
     size = _CHUNK * batch_size
     chunks = [photos[start : start + size] for start in range(0, len(photos), size)]
-    with only_one_in(folder, f"extracting {kind} features"), full_disk_reported(files.array):
+    doing = f"extracting {kind} features"
+    with only_one_in(folder, doing), files.full_disk_reported(extraction.array):
         keep_memory()
-        work = files.begin(made_from, batch_size)
+        work = extraction.begin(made_from, batch_size)
         wait()
         process, count = processes()
         own = {number: chunks[number] for number in range(process, len(chunks), count)}
         _extract(work, own, encoder, dataset, made_from, batch_size)
         wait()
         if is_first():
-            files.finish(work, made_from, photos, len(chunks))
+            extraction.finish(work, made_from, photos, len(chunks))
         wait()
     return replace(load_features(folder, kind, encoder.name, mirrored), reused=False)
 
@@ -202,28 +188,26 @@ def load_features(
         MissingStageError: they are not there yet.
         StaleArtefactError: they come from another encoder than `encoder`, or were changed since.
     """
-    files = _Files(folder, kind, mirrored)
-    manifest = files.read_manifest()
+    extraction = _Extraction(folder, kind, mirrored)
+    manifest = extraction.read_manifest()
     if encoder is not None and manifest["encoder"] != encoder:
-        finding = f"{files.array} comes from the encoder {manifest['encoder']!r}"
+        finding = f"{extraction.array} comes from the encoder {manifest['encoder']!r}"
         remedy = f"Run {MADE_BY} with ENCODER={encoder}, or set ENCODER back."
-        raise StaleArtefactError(f"{finding}; asked for {encoder!r}. {remedy}")
-    return Features(files.open(manifest), manifest)
+        raise errors.StaleArtefactError(f"{finding}; asked for {encoder!r}. {remedy}")
+    return Features(extraction.open(manifest), manifest)
 
 
 def _made_from(
     encoder: "Encoder", dataset: "Dataset", photos: list[str], kind: str, mirrored: bool
 ) -> dict[str, Any]:
     """Everything that the features depend on."""
-    grid, width = encoder.spec.grid, encoder.spec.width
+    is_pooled, grid, width = kind == "pooled", encoder.spec.grid, encoder.spec.width
     try:
-        hashes = [hash_if_there(dataset.photo_path(photo)) for photo in photos]
+        hashes = [files.hash_if_there(dataset.photo_path(photo)) for photo in photos]
     except OSError as error:
         finding = f"{error.filename} could not be read ({error.strerror})"
-        raise UnreadablePhotographError(f"{finding}. Check it and run this again.") from error
-    row_shape = [width] if kind == "pooled" else [grid, grid, width]
-    if kind == "middle":
-        row_shape = list(encoder.tail.input_shape[1:])
+        remedy = "Check it and run this again."
+        raise errors.UnreadablePhotographError(f"{finding}. {remedy}") from error
     return {
         "kind": kind,
         "mirrored": mirrored,
@@ -231,19 +215,17 @@ def _made_from(
         "weights": encoder.weights,
         "weights_hash": encoder.weights_hash,
         "image_size": encoder.image_size,
-        "row_shape": row_shape,
-        "dtype": DTYPES[kind],
+        "row_shape": [width] if is_pooled else [grid, grid, width],
+        "dtype": DTYPES["pooled" if is_pooled else "spatial"],
         "photographs": len(photos),
-        "photographs_hash": content_hash([photos, hashes]),
+        "photographs_hash": files.content_hash([photos, hashes]),
     }
 
 
-class _Files:
+class _Extraction:
     """Where one extraction lies, and the steps from nothing to a finished array."""
 
     def __init__(self, folder: Path | str, kind: str, mirrored: bool):
-        if kind not in DTYPES:
-            raise ValueError(f"kind is {kind!r}; expected one of {', '.join(DTYPES)}.")
         stem = f"{kind}_mirrored" if mirrored else kind
         self.array, self.manifest = Path(folder, f"{stem}.npy"), Path(folder, f"{stem}.json")
         self.remedy = f"Delete {self.array.name} and {self.manifest.name} and run {MADE_BY} again"
@@ -252,19 +234,19 @@ class _Files:
     def finished(self) -> bool:
         return self.array.exists() and self.manifest.exists()
 
-    def stale(self, finding: str, way_back: str = "") -> StaleArtefactError:
-        return invalid(self.array, finding, f"{self.remedy}{way_back}.")
+    def stale(self, finding: str, way_back: str = "") -> errors.StaleArtefactError:
+        return files.invalid(self.array, finding, f"{self.remedy}{way_back}.")
 
     def read_manifest(self) -> dict[str, Any]:
         fields = {"format": FORMAT, "seconds": float}
-        manifest = read_json(require(self.manifest, MADE_BY), f"{self.remedy}.", fields)
+        manifest = files.read_json(files.require(self.manifest, MADE_BY), f"{self.remedy}.", fields)
         if manifest.get("hash") != _manifest_hash(manifest):  # the rest is as it was written
             raise self.stale(f"{self.manifest.name} was changed since {MADE_BY} wrote it")
         return manifest
 
     def open(self, manifest: dict[str, Any]) -> np.ndarray:
-        size = require(self.array, MADE_BY).stat().st_size
-        if size != manifest["bytes"] or file_hash(self.array, size) != manifest["array_hash"]:
+        size = files.require(self.array, MADE_BY).stat().st_size
+        if size != manifest["bytes"] or files.file_hash(self.array, size) != manifest["array_hash"]:
             raise self.stale(f"it was changed since {MADE_BY} wrote it")
         return np.load(self.array, mmap_mode="r", allow_pickle=False)
 
@@ -284,7 +266,7 @@ class _Files:
 
     def begin(self, made_from: dict[str, Any], batch_size: int) -> Path:
         """The hidden folder of what is done so far; one of something else is removed."""
-        identity = content_hash([made_from | {"weights": None}, batch_size])[:8]
+        identity = files.content_hash([made_from | {"weights": None}, batch_size])[:8]
         work = self.array.with_name(f".{self.array.stem}-{identity}")
         rows, shape = work / "rows.npy", (made_from["photographs"], *made_from["row_shape"])
         if is_first():
@@ -298,7 +280,7 @@ class _Files:
 
     def finish(self, work: Path, made_from: dict[str, Any], photos: list[str], chunks: int) -> None:
         fields = {"unreadable": dict, "seconds": float}
-        records = [read_json(work / f"{n}.json", "Delete it.", fields) for n in range(chunks)]
+        records = [files.read_json(work / f"{n}.json", "Delete it.", fields) for n in range(chunks)]
         unreadable = {name: text for one in records for name, text in one["unreadable"].items()}
         _refuse_too_many(unreadable, len(photos))
         array = np.load(work / "rows.npy", mmap_mode="r")
@@ -309,10 +291,10 @@ class _Files:
             "photos": photos,
             "unreadable": unreadable,
             "bytes": (size := (work / "rows.npy").stat().st_size),
-            "array_hash": file_hash(work / "rows.npy", size),
+            "array_hash": files.file_hash(work / "rows.npy", size),
             "seconds": round(sum(one["seconds"] for one in records), 1),
         }
-        write_json(self.manifest, manifest | {"hash": _manifest_hash(manifest)})
+        files.write_json(self.manifest, manifest | {"hash": _manifest_hash(manifest)})
         (work / "rows.npy").replace(self.array)  # last: without it the manifest counts nothing
         shutil.rmtree(work)
 
@@ -325,7 +307,8 @@ def _has_shape(rows: Path, shape: tuple[int, ...]) -> bool:
 
 
 def _manifest_hash(manifest: dict[str, Any]) -> str:
-    return content_hash({name: manifest[name] for name in manifest.keys() - {"seconds", "hash"}})
+    lasting = manifest.keys() - {"seconds", "hash"}
+    return files.content_hash({name: manifest[name] for name in lasting})
 
 
 def _extract(
@@ -349,9 +332,9 @@ def _extract(
             for start in range(0, len(photos), batch_size):
                 names, readable = photos[start : start + batch_size], {}
                 for index, pixels in enumerate(next(batches)):
-                    if isinstance(pixels, UnreadablePhotographError):
+                    if isinstance(pixels, errors.UnreadablePhotographError):
                         raise pixels  # it may be readable the next time, so it is not recorded
-                    if isinstance(pixels, PhotographError):
+                    if isinstance(pixels, errors.PhotographError):
                         unreadable[names[index]] = str(pixels)
                     else:
                         readable[number * _CHUNK * batch_size + start + index] = pixels
@@ -365,19 +348,19 @@ def _extract(
             output.flush()
             os.fsync(output.fileno())  # first, so that the record never promises what is not there
             damaged |= unreadable
-            seconds = time.monotonic() - clock
-            write_json(work / f"{number}.json", {"unreadable": unreadable, "seconds": seconds})
+            record = {"unreadable": unreadable, "seconds": time.monotonic() - clock}
+            files.write_json(work / f"{number}.json", record)
 
 
 def _read_ahead(
     paths: list[Path], image_size: int, batch_size: int
-) -> Iterator[list[np.ndarray | PhotographError]]:
+) -> Iterator[list[np.ndarray | errors.PhotographError]]:
     """Yields pixels in the order of `paths`, batch by batch, decoded by threads in advance."""
 
-    def read(path: Path) -> np.ndarray | PhotographError:
+    def read(path: Path) -> np.ndarray | errors.PhotographError:
         try:
             return load_pixels(path, image_size)
-        except PhotographError as error:
+        except errors.PhotographError as error:
             return error
 
     pool, ahead = ThreadPoolExecutor(max_workers=os.cpu_count()), deque()
@@ -398,13 +381,12 @@ def _rows(
 ) -> np.ndarray:
     if made_from["mirrored"]:
         pixels = pixels[:, :, ::-1]
-    kind = made_from["kind"]
-    encode = encoder.encode if kind == "pooled" else getattr(encoder, f"encode_{kind}")
+    encode = encoder.encode if made_from["kind"] == "pooled" else encoder.encode_spatial
     features = encode(pixels, batch_size)
     with np.errstate(over="ignore"):  # reported below, and for NaN too
         rows = np.ascontiguousarray(features, made_from["dtype"])
     if not (np.isfinite(rows).all() and rows.reshape(len(rows), -1).any(axis=1).all()):
-        raise EncoderError(
+        raise errors.EncoderError(
             f"{encoder.name} gives features that are all zero, or no finite {made_from['dtype']} "
             f"numbers (the largest is {np.abs(features).max():.4g}). Check its weights."
         )
@@ -415,4 +397,4 @@ def _refuse_too_many(unreadable: dict[str, str], photographs: int) -> None:
     if len(unreadable) > _MOST_UNREADABLE * photographs:
         finding = f"{len(unreadable)} of {photographs} can't be read, as in a broken copy"
         first = " ".join([*unreadable.values()][:3])
-        raise DatasetError(f"{finding}. Copy the data set again. The first ones: {first}")
+        raise errors.DatasetError(f"{finding}. Copy the data set again. The first ones: {first}")
