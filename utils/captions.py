@@ -73,10 +73,10 @@ class Vocabulary:
         cls, captions: Iterable[Sequence[str]], min_count: int = 1, cleaning: str = "full"
     ) -> "Vocabulary":
         """Collects every token that occurs at least `min_count` times in tokenised `captions`."""
-        counts = Counter(token for caption in captions for token in caption)
-        kept = [token for token, count in counts.items() if count >= min_count]
-        kept = sorted(set(kept) - set(RESERVED), key=lambda token: (-counts[token], token))
-        return cls((*RESERVED, *kept), cleaning, min_count)
+        counts = Counter(chain.from_iterable(captions))
+        kept = {token for token, count in counts.items() if count >= min_count} - {*RESERVED}
+        ordered = sorted(kept, key=lambda token: (-counts[token], token))
+        return cls((*RESERVED, *ordered), cleaning, min_count)
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -105,12 +105,8 @@ class Vocabulary:
         `MissingStageError` if there is no such file; `StaleArtefactError` if it is of another
         format, edited, or changed since it was recorded.
         """
-        fields = {
-            "format": VOCABULARY_FORMAT,
-            "tokens": lambda value: isinstance(value, list) and all(map(_is_token, value)),
-            "cleaning": list(CLEANINGS).__contains__,
-            "min_count": int,
-        }
+        fields = {"format": VOCABULARY_FORMAT, "tokens": _are_tokens, "min_count": int}
+        fields["cleaning"] = list(CLEANINGS).__contains__
         content = read_json(require(path, MADE_BY), REMEDY, fields)
         tokens = tuple(content["tokens"])
         if tokens[:4] != RESERVED:
@@ -121,8 +117,9 @@ class Vocabulary:
         return cls(tokens, content["cleaning"], content["min_count"])
 
 
-def _is_token(value: object) -> bool:
-    return isinstance(value, str) and 0 < len(value) <= 1000 and not any(map(str.isspace, value))
+def _are_tokens(values: object) -> bool:
+    kept = isinstance(values, list) and all(isinstance(one, str) for one in values)
+    return kept and all(re.fullmatch(r"\S{1,1000}", one) for one in values)
 
 
 def caption_table(dataset: "Dataset") -> pd.DataFrame:
@@ -130,12 +127,9 @@ def caption_table(dataset: "Dataset") -> pd.DataFrame:
 
     Columns `CAPTION_COLUMNS`, a row per caption as in `dataset.captions`.
     """
-    captions = dataset.captions["caption"]
-    table = dataset.captions.assign(
-        split=dataset.captions["photo"].map(dataset.split_of),
-        tokens=[" ".join(clean(caption)) for caption in captions],
-        original_tokens=[" ".join(clean_original(caption)) for caption in captions],
-    )
+    table = dataset.captions.assign(split=dataset.captions["photo"].map(dataset.split_of))
+    for cleaning, column in TOKEN_COLUMNS.items():
+        table[column] = table["caption"].map(CLEANINGS[cleaning]).map(" ".join)
     return table[CAPTION_COLUMNS]
 
 
@@ -153,9 +147,9 @@ def read_caption_table(path: Path) -> pd.DataFrame:
 
 
 def threshold_table(
-    training: Sequence[Sequence[str]],
-    dev: Sequence[Sequence[str]],
-    thresholds: Iterable[int],
+    training: Iterable[Sequence[str]],
+    dev: Iterable[Sequence[str]],
+    thresholds: Sequence[int],
     units: int,
 ) -> pd.DataFrame:
     """What each of `thresholds` costs and buys, where the vocabulary comes from `training` only.
@@ -170,16 +164,9 @@ def threshold_table(
         Columns `min_count`, `words` (in the vocabulary, reserved ones included), `unknown_share`
         and `unknown_share_dev` (of all tokens, in [0, 1]) and `softmax_parameters`.
     """
-    counts, dev_counts = (Counter(chain.from_iterable(split)) for split in (training, dev))
-
-    def unknown_share(vocabulary: Vocabulary, of: Counter) -> float:
-        unknown = sum(count for token, count in of.items() if token not in vocabulary)
-        return unknown / of.total()
-
-    rows = []
-    for min_count in thresholds:
-        vocabulary = Vocabulary.build(training, min_count)
-        shares = (unknown_share(vocabulary, of) for of in (counts, dev_counts))
-        rows.append((min_count, len(vocabulary), *shares, (units + 1) * len(vocabulary)))
-    columns = ["min_count", "words", "unknown_share", "unknown_share_dev", "softmax_parameters"]
-    return pd.DataFrame(rows, columns=columns)
+    known = [Vocabulary.build(training, min_count) for min_count in thresholds]
+    table = pd.DataFrame({"min_count": [*thresholds], "words": [*map(len, known)]})
+    for column, split in (("unknown_share", training), ("unknown_share_dev", dev)):
+        tokens = [*chain.from_iterable(split)]
+        table[column] = [sum(one not in words for one in tokens) / len(tokens) for words in known]
+    return table.assign(softmax_parameters=(units + 1) * table["words"])

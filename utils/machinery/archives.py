@@ -25,16 +25,8 @@ from utils.machinery.progress import ProgressBar
 ATTEMPTS = 4  # in a row without a new byte; a slow but moving download is never given up
 PAUSE = 1.0  # seconds before the second attempt, doubled before each later one
 TIMEOUT = 30  # seconds of silence after which a connection counts as dead
-TEMPORARY = {
-    408,
-    416,
-    425,
-    429,
-    500,
-    502,
-    503,
-    504,
-}  # HTTP answers after which trying again makes sense
+# HTTP answers after which trying again makes sense.
+TEMPORARY = {408, 416, 425, 429, 500, 502, 503, 504}
 LIMIT = 8 << 30  # bytes of a download or of what it unpacks to; Flickr8k has about 1.1 GB
 _BLOCK = 1 << 16  # bytes
 
@@ -95,11 +87,10 @@ def _fetch_with_patience(url: str, part: Path, memo_file: Path) -> None:
             failures = 1 if _length(part) > longest else failures + 1
             longest = max(longest, _length(part))
             if failures == ATTEMPTS:
-                finding = f"{url} could not be downloaded: {interruption} ({ATTEMPTS} attempts)"
-                remedy = (
+                raise DownloadError(
+                    f"{url} could not be downloaded: {interruption} ({ATTEMPTS} attempts). "
                     f"{longest:,} bytes have come so far. Check the network and run this again."
-                )
-                raise DownloadError(f"{finding}. {remedy}") from interruption
+                ) from interruption
             time.sleep(PAUSE * 2 ** (failures - 1))
 
 
@@ -120,13 +111,12 @@ def _fetch(url: str, part: Path, memo_file: Path) -> None:
         headers |= {"Range": f"bytes={offset}-", "If-Range": memo["validator"]}
     with _open(url, headers, part) as response:
         if response.status == 206:
-            piece = re.match(
-                r"\s*bytes (\d+)-\d+/(\d+)\s*$", response.headers["Content-Range"] or ""
-            )
-            if not (offset and piece and [*map(int, piece.groups())] == [offset, memo["length"]]):
+            length = memo.get("length")
+            asked_for = rf"bytes {offset}-\d+/{length}"
+            piece = (response.headers["Content-Range"] or "").strip()
+            if not (offset and re.fullmatch(asked_for, piece)):
                 part.unlink(missing_ok=True)
                 raise _Interrupted("the server sent another piece than was asked for")
-            length = memo["length"]
         else:
             offset, length = 0, response.length
         room = min(LIMIT, offset + shutil.disk_usage(part.parent).free)
@@ -198,13 +188,13 @@ def unpack(archive: Path | str, folder: Path | str, *, limit: int = LIMIT) -> Pa
             shutil.rmtree(left)  # of a run that was killed
         part.mkdir(parents=True)
         with zipfile.ZipFile(archive) as opened:
-            members = [(member, _safe_path(member)) for member in opened.infolist()]
-            total = sum(member.file_size for member, path in members if path)
-            if total > limit:
+            named = [(member, _safe_path(member)) for member in opened.infolist()]
+            members = [(member, part / path) for member, path in named if path]
+            if (total := sum(member.file_size for member, _ in members)) > limit:
                 raise DownloadError(f"it unpacks to {total:,} bytes, more than {limit:,}")
             name = f"unpacking {archive.name}"
             with ProgressBar(desc=name, total=total, unit="B", unit_scale=True) as bar:
-                for member, path in ((member, part / path) for member, path in members if path):
+                for member, path in members:
                     path.parent.mkdir(parents=True, exist_ok=True)
                     with opened.open(member) as source, path.open("xb") as file:
                         while block := source.read(_BLOCK):
