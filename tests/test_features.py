@@ -357,7 +357,7 @@ def test_photographs_are_read_ahead_but_only_a_few(tmp_path, monkeypatch):
     photos = draw_photos(tmp_path / "photos", 100)
     read = []
     monkeypatch.setattr(
-        "utils.features.load_pixels",
+        "utils.photographs.load_pixels",
         lambda path, size: read.append(path) or np.ones((size, size, 3), np.uint8),
     )
     ahead = []
@@ -449,7 +449,7 @@ def test_what_can_not_be_read_for_now_is_not_taken_for_damaged(photos, tmp_path,
             raise UnreadablePhotographError(f"{path} could not be read (input/output error).")
         return load_pixels(path, size)
 
-    monkeypatch.setattr("utils.features.load_pixels", fail)
+    monkeypatch.setattr("utils.photographs.load_pixels", fail)
     with pytest.raises(UnreadablePhotographError, match="photo040"):
         extract_features(SlowEncoder(), photos, tmp_path, batch_size=2)
     monkeypatch.undo()

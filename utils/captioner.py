@@ -5,7 +5,6 @@
 
 import os
 import re
-import reprlib
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, replace
@@ -27,6 +26,7 @@ import numpy as np
 from utils.captions import Vocabulary
 from utils.decoder import DECODERS, decoder_kind
 from utils.encoder import ENCODERS, Encoder, load_encoder
+from utils.machinery import files
 from utils.machinery.checkpoints import load_decoder, save_decoder
 from utils.machinery.errors import (
     CaptionProjectError,
@@ -35,8 +35,7 @@ from utils.machinery.errors import (
     SettingsError,
     StaleArtefactError,
 )
-from utils.machinery.files import check_fields, file_hash, invalid, read_json, require, write_json
-from utils.photographs import Source, load_pixels
+from utils.photographs import Source, pixels_or_error
 from utils.search import MAX_TOKENS, Consensus, Hypothesis, Searcher, SearchSettings, captions_of
 from utils.settings import PROJECT, short_path
 
@@ -123,19 +122,14 @@ class Captioner:
         waiting = iter(photos)
         while chunk := list(islice(waiting, _AT_ONCE)):
             self._check_process()
-            read = [self._read(photo, errors) for photo in chunk]
+            read = [pixels_or_error(photo, self.encoder.image_size) for photo in chunk]
+            bad = [found for found in read if isinstance(found, PhotographError)]
+            if bad and errors == "raise":
+                raise bad[0]
             pixels = [found for found in read if isinstance(found, np.ndarray)]
             searched = iter(searcher.search(encode(np.stack(pixels))) if pixels else [])
             for photo, found in zip(chunk, read, strict=True):
                 yield photo, next(searched) if isinstance(found, np.ndarray) else found
-
-    def _read(self, photo: Source, errors: str) -> np.ndarray | PhotographError:
-        try:
-            return load_pixels(photo, self.encoder.image_size)
-        except PhotographError as error:
-            if errors == "raise":
-                raise
-            return error
 
     def _searcher(self, beam: int | None) -> Searcher:
         if beam not in self._searchers:
@@ -170,8 +164,8 @@ class Captioner:
             "search": asdict(self.search),
         }
         for name in _files_of(self.search):
-            description[f"{Path(name).stem}_hash"] = file_hash(folder / name)
-        write_json(folder / BUNDLE_FILE, description)
+            description[f"{Path(name).stem}_hash"] = files.file_hash(folder / name)
+        files.write_json(folder / BUNDLE_FILE, description)
 
     @classmethod
     def load(
@@ -196,11 +190,11 @@ class Captioner:
         description = _read_description(folder / BUNDLE_FILE)
         search: SearchSettings = description["search"]
         for name in _files_of(search):
-            file = require(folder / name, "notebook 05_evaluate_captions")
+            file = files.require(folder / name, "notebook 05_evaluate_captions")
             expected = description.get(f"{file.stem}_hash")
-            if (found := file_hash(file)) != expected:
+            if (found := files.file_hash(file)) != expected:
                 finding = f"{BUNDLE_FILE} describes another ({found[:12]}…, {str(expected)[:12]}…)"
-                raise invalid(file, finding, _REMEDY)
+                raise files.invalid(file, finding, _REMEDY)
         vocabulary = Vocabulary.load(folder / VOCABULARY_FILE)
         decoder = load_decoder(folder / DECODER_FILE, vocabulary)
         trained_with, _, seed = description["weights"].partition(", seed ")
@@ -211,7 +205,7 @@ class Captioner:
         spec, found = encoder.spec, decoder.input_shape[0][1:]
         if found != ((spec.width,) if len(found) == 1 else (spec.grid, spec.grid, spec.width)):
             finding = f"it reads features of shape {found}, and {encoder.name} gives others"
-            raise invalid(folder / DECODER_FILE, finding, _REMEDY)
+            raise files.invalid(folder / DECODER_FILE, finding, _REMEDY)
         if check_encoder and not _same_weights(encoder, description):
             raise StaleArtefactError(
                 f"The decoder in {short_path(folder)} was trained on features of {encoder.name} "
@@ -245,20 +239,13 @@ def _files_of(search: SearchSettings) -> list[str]:
 
 def _read_description(file: Path) -> dict:
     """Reads `captioner.json`; a `StaleArtefactError` says what is wrong with it."""
-    description = read_json(file, "Run notebook 05_evaluate_captions, which makes it.", {})
-    if (found := description.get("format")) != BUNDLE_FORMAT:
-        raise invalid(
-            file,
-            f"its format is {reprlib.repr(found)}, this version reads {BUNDLE_FORMAT}",
-            _REMEDY,
-        )
-    check_fields(description, _FIELDS, file, _REMEDY)
+    description = files.read_json(file, _REMEDY, _FIELDS)
     try:
         if description["search"].keys() != SearchSettings.__dataclass_fields__.keys():
             raise SettingsError(f"it has {', '.join(description['search'])}")
         description["search"] = SearchSettings(**description["search"])
     except SettingsError as error:
-        raise invalid(file, f"'search' is wrong: {str(error)[:200]}", _REMEDY) from error
+        raise files.invalid(file, f"'search' is wrong: {str(error)[:200]}", _REMEDY) from error
     return description
 
 
@@ -267,13 +254,14 @@ def _matches(pattern: str) -> Callable[[Any], bool]:
 
 
 def _is_probe(value: Any) -> bool:
-    if not isinstance(value, list) or not 1 < len(value) < 10_000:
-        return False
-    return all(type(one) in (int, float) and abs(one) < 1e6 for one in value) and len({*value}) > 1
+    listed = isinstance(value, list) and 1 < len(value) < 10_000
+    numbers = listed and all(type(one) in (int, float) and abs(one) < 1e6 for one in value)
+    return numbers and len({*value}) > 1
 
 
 _HASH = _matches("[0-9a-f]{64}")
 _FIELDS = {
+    "format": BUNDLE_FORMAT,
     "encoder": _matches("|".join(ENCODERS)),
     "weights": _matches(r"imagenet|untrained, seed \d{1,10}|file [^\x00-\x1f\x7f]{1,255}"),
     "weights_hash": _HASH,

@@ -22,7 +22,7 @@ from utils.machinery import errors, files
 from utils.machinery.devices import is_first, keep_memory, processes, require_same, wait
 from utils.machinery.lock import only_one_in
 from utils.machinery.progress import ProgressBar
-from utils.photographs import load_pixels
+from utils.photographs import pixels_or_error
 
 if TYPE_CHECKING:  # importing Keras takes seconds, which reading finished features needn't cost
     from utils.dataset import Dataset
@@ -352,21 +352,13 @@ def _extract(
             files.write_json(work / f"{number}.json", record)
 
 
-def _read_ahead(
-    paths: list[Path], image_size: int, batch_size: int
-) -> Iterator[list[np.ndarray | errors.PhotographError]]:
-    """Yields pixels in the order of `paths`, batch by batch, decoded by threads in advance."""
-
-    def read(path: Path) -> np.ndarray | errors.PhotographError:
-        try:
-            return load_pixels(path, image_size)
-        except errors.PhotographError as error:
-            return error
-
+def _read_ahead(paths: list[Path], image_size: int, batch_size: int) -> Iterator[list]:
+    """Yields `pixels_or_error` of `paths`, batch by batch, decoded by threads in advance."""
     pool, ahead = ThreadPoolExecutor(max_workers=os.cpu_count()), deque()
     try:
         for start in range(0, len(paths), batch_size):
-            ahead.append([pool.submit(read, path) for path in paths[start : start + batch_size]])
+            batch = paths[start : start + batch_size]
+            ahead.append([pool.submit(pixels_or_error, path, image_size) for path in batch])
             if len(ahead) > _READ_AHEAD:
                 yield [future.result() for future in ahead.popleft()]
         for futures in ahead:

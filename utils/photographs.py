@@ -51,6 +51,14 @@ def load_pixels(source: Source, image_size: int) -> np.ndarray:
     return np.array(image.resize((image_size, image_size), Image.Resampling.BILINEAR))
 
 
+def pixels_or_error(source: Source, image_size: int) -> np.ndarray | PhotographError:
+    """As `load_pixels`, but returns the error: of many photographs a bad one loses only itself."""
+    try:
+        return load_pixels(source, image_size)
+    except PhotographError as error:
+        return error
+
+
 def _decode(source: Source, draft: tuple[int, int] | None = None) -> Image.Image:
     if isinstance(source, np.ndarray):
         source = _from_array(source)

@@ -129,7 +129,7 @@ def _(folder: Path) -> str:
 @row("Features", "a photograph that can't be read for now")
 def _(folder: Path) -> str:
     busy = UnreadablePhotographError("photo.png could not be read (input/output error).")
-    with patch("utils.features.load_pixels", side_effect=busy):
+    with patch("utils.photographs.load_pixels", side_effect=busy):
         return str(extract_features(ONLINE, draw_photos(folder / "photos", 10), folder / "f"))
 
 
