@@ -51,8 +51,9 @@ def draw_sample(folder: Path, photographs: int = 600, seed: int = 2024) -> Path:
         )
     if folder.exists() and any(folder.iterdir()) and not _is_a_sample(folder):
         raise DatasetError(
-            f"{folder} holds files that are not a drawn sample, expected a sample or nothing. "
-            "Move it away or choose another folder: drawing would replace it."
+            f"{folder} holds files that are not a drawn sample, which drawing would replace; "
+            "expected a sample or nothing. If they are Flickr8k, set DATASET=flickr8k too; if they "
+            "are your own data, DATASET=folder; else move them away."
         )
     part = folder.with_name(f".{folder.name}-{os.getpid()}.part")
     try:
@@ -79,9 +80,13 @@ def sample_is_current(folder: Path, photographs: int = 600, seed: int = 2024) ->
 
 
 def _is_a_sample(folder: Path) -> bool:
-    # Flickr8k has a file of the same name, and must never be taken for something drawn here.
-    readme = folder / README_FILE
-    return readme.is_file() and readme.read_bytes().startswith(README_TITLE.encode())
+    # Flickr8k has files of the same names, and must never be taken for something drawn here; nor
+    # must a sample go that somebody has added files to.
+    readme, own = folder / README_FILE, {README_FILE, PHOTO_FOLDER, TOKEN_FILE}
+    is_drawn = readme.is_file() and readme.read_bytes().startswith(README_TITLE.encode())
+    return is_drawn and {path.name for path in folder.glob("[!.]*")} <= own | {
+        *SPLIT_FILES.values()
+    }
 
 
 def _draw_into(folder: Path, photographs: int, seed: int) -> None:

@@ -17,9 +17,8 @@ import pytest
 from sample import draw_sample
 from tests.test_lock import Holder
 from tools import run_notebooks
-from tools.run_notebooks import run_all
+from tools.run_notebooks import NotebookError, run_all
 from utils.dataset import load_dataset
-from utils.machinery.errors import NotebookError
 from utils.machinery.files import read_json, write_json
 from utils.settings import PROJECT, Settings
 

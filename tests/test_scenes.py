@@ -140,11 +140,16 @@ def test_an_older_sample_is_replaced_as_a_whole(tmp_path, quick_pictures):
     assert sample_is_current(folder, 4)
 
 
-def test_a_folder_with_other_files_is_never_replaced(tmp_path):
-    (tmp_path / "holiday.jpg").write_bytes(b"dear")
-    with pytest.raises(DatasetError, match="not a drawn sample"):
-        draw_sample(tmp_path, 5)
-    assert (tmp_path / "holiday.jpg").read_bytes() == b"dear"
+def test_a_folder_with_other_files_is_never_replaced(tmp_path, quick_pictures):
+    (tmp_path / "sample").mkdir()
+    for added_to_a_sample in (False, True):
+        if added_to_a_sample:
+            draw_sample(tmp_path / "sample", 3)
+        (tmp_path / "sample" / "holiday.jpg").write_bytes(b"dear")
+        with pytest.raises(DatasetError, match="not a drawn sample"):
+            draw_sample(tmp_path / "sample", 5)
+        assert (tmp_path / "sample" / "holiday.jpg").read_bytes() == b"dear"
+        (tmp_path / "sample" / "holiday.jpg").unlink()
 
 
 def test_fewer_photographs_than_splits_are_refused(tmp_path):

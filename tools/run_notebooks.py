@@ -28,7 +28,7 @@ from nbconvert import HTMLExporter
 from nbformat import NotebookNode
 
 from utils.dataset import load_dataset, require_same_data
-from utils.machinery.errors import CaptionProjectError, NotebookError
+from utils.machinery.errors import CaptionProjectError
 from utils.machinery.files import (
     RECORD_FILE,
     content_hash,
@@ -53,6 +53,10 @@ _ERROR_LINES = 15  # of a traceback, whose beginning is mostly library code
 NOTEBOOK_PAGE = """{% extends 'lab/index.html.j2' %}
 {% block html_head_js_requirejs %}{% endblock %}
 {% block html_head_js_mermaidjs %}{% endblock %}"""
+
+
+class NotebookError(CaptionProjectError, RuntimeError):
+    """A notebook stopped before its last cell."""
 
 
 class Stopped(BaseException):

@@ -29,7 +29,6 @@ CSV_FILE = "captions.txt"  # Kaggle form: name.jpg,caption under the header imag
 # "Flicker8k" is how the archive itself spells it.
 PHOTO_FOLDERS = ("flicker8k_dataset", "flickr8k_dataset", "images")  # in any case
 PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png")  # in any case
-TEXT_FOLDER = "Flickr8k_text"
 SPLITS = ("train", "dev", "test")
 SPLIT_FILES = {split: f"Flickr_8k.{split}Images.txt" for split in SPLITS}
 ARCHIVES_ADDRESS = "https://github.com/jbrownlee/Datasets/releases/download/Flickr8k/"
@@ -154,19 +153,18 @@ def _parse_csv_line(header: list[str], line: str) -> tuple[str, int, str]:
 
 def _checked_caption(name: str, caption: str) -> str:
     # A line break, which JSON can hold, would end the line in captions.csv.
-    caption, name = re.sub(r"[\r\n]+", " ", caption).strip(), name[:60]
+    caption = re.sub(r"[\r\n]+", " ", caption).strip()
     words = caption.split()
-    if not words:
-        raise DatasetError(f"{name} has an empty caption")
+    longest = max(map(len, words), default=0)
     if not re.search(r"[^\W_]", caption):  # it would teach that a caption ends at once
-        raise DatasetError(f"the caption of {name} has no word, only {caption[:20]!r}")
-    if len(words) > MOST_WORDS:
-        raise DatasetError(
-            f"the caption of {name} has {len(words):,} words, more than {MOST_WORDS}"
-        )
-    if (longest := max(map(len, words))) > MOST_LETTERS:
-        raise DatasetError(f"the caption of {name} has a word of {longest:,} letters")
-    return caption
+        problem = f"no word, only {caption[:20]!r}"
+    elif len(words) > MOST_WORDS:
+        problem = f"{len(words):,} words, more than {MOST_WORDS}"
+    elif longest > MOST_LETTERS:
+        problem = f"a word of {longest:,} letters"
+    else:
+        return caption
+    raise DatasetError(f"the caption of {name[:60]} has {problem}")
 
 
 def _read_karpathy(file: Path) -> tuple[pd.DataFrame, dict[str, list[str]]]:
@@ -265,7 +263,10 @@ def load_dataset(settings: Settings) -> Dataset:
     folder = settings.dataset_folder
     try:
         if settings.dataset == "sample":
-            _draw_what_is_missing(settings)
+            from sample import draw_sample, sample_is_current  # which reads names of files here
+
+            if not sample_is_current(folder):
+                draw_sample(folder)
         elif settings.dataset == "flickr8k" and settings.data is None:
             _download_what_is_missing(folder)
         dataset = _read(settings, folder)
@@ -306,9 +307,7 @@ def _files(folder: Path, suffixes: tuple[str, ...]) -> set[str]:
 
 
 def _find_file(folder: Path, name: str) -> Path | None:
-    patterns = (name, f"[!.]*/{name}", f"[!.]*/{TEXT_FOLDER}/{name}")
-    found = chain.from_iterable(sorted(folder.glob(pattern)) for pattern in patterns)
-    return next((file for file in found if file.is_file()), None)
+    return next((place / name for place in _folders(folder) if (place / name).is_file()), None)
 
 
 def _find_flickr8k(folder: Path) -> dict[str, Path | None]:
@@ -328,21 +327,6 @@ def _how_to_place(folder: Path) -> str:
         f"for the official split, {', '.join(SPLIT_FILES.values())}.\n"
         "If you have it elsewhere: make run DATASET=flickr8k DATA=/that/folder."
     )
-
-
-def _draw_what_is_missing(settings: Settings) -> None:
-    from sample import draw_sample, sample_is_current  # reads the names of files from here
-
-    folder = settings.dataset_folder
-    if sample_is_current(folder):
-        return
-    if settings.data is not None and folder.exists() and any(folder.iterdir()):
-        # Somebody's own folder: drawing over what is in it could cost them their data.
-        raise DatasetError(
-            f"DATA is {folder}, which holds something other than the drawn sample. If it is "
-            "Flickr8k, set DATASET=flickr8k too; if it is your own, DATASET=folder."
-        )
-    draw_sample(folder)
 
 
 def _download_what_is_missing(folder: Path) -> None:

@@ -130,10 +130,8 @@ class Settings:
         return f"{self.dataset}-{self.encoder}-{self.decoder}{changed}"
 
     def _changed(self, *names: str) -> str:
-        found = {name: getattr(self, name) for name in names}
-        return "".join(
-            f"-{k}{value}" for k, value in found.items() if value != getattr(Settings, k)
-        )
+        changed = [name for name in names if getattr(self, name) != getattr(Settings, name)]
+        return "".join(f"-{name}{getattr(self, name)}" for name in changed)
 
     @property
     def run_folder(self) -> Path:

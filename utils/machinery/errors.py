@@ -46,10 +46,6 @@ class StaleArtefactError(CaptionProjectError, ValueError):
     """A file on disk is damaged, or was made from something other than what is asked for now."""
 
 
-class NotebookError(CaptionProjectError, RuntimeError):
-    """A notebook stopped before its last cell."""
-
-
 class FolderInUseError(CaptionProjectError, RuntimeError):
     """Another process is writing into the same folder."""
 

@@ -17,12 +17,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from utils.machinery.errors import (
-    DiskFullError,
-    MissingStageError,
-    SettingsError,
-    StaleArtefactError,
-)
+from utils.machinery import errors
 from utils.settings import short_path
 
 RECORD_FILE = "stages.json"  # in a folder: the hash of each file that a notebook handed over
@@ -66,13 +61,15 @@ def full_disk_reported(target: Path) -> Iterator[None]:
     """Turns what writers raise on a full disk, or where they may not write, into a sentence."""
     try:
         yield
-    except DiskFullError:
+    except errors.DiskFullError:
         raise
     except OSError as error:
         name = short_path(target)
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             remedy = "Name a folder of yours with RUNS=..., or change its permissions."
-            raise SettingsError(f"{name} can't be written ({error.strerror}). {remedy}") from error
+            raise errors.SettingsError(
+                f"{name} can't be written ({error.strerror}). {remedy}"
+            ) from error
         free = shutil.disk_usage(target.parent).free if target.parent.exists() else _NEARLY_FULL
         # NumPy tells only how much it could write.
         unexplained = error.errno is None and free < _NEARLY_FULL
@@ -80,7 +77,7 @@ def full_disk_reported(target: Path) -> Iterator[None]:
             raise
         finding = f"The disk is full: no room for {name} ({free:,} bytes are free)"
         remedy = "Make room, or set RUNS to another disk, and run this again: it goes on from here."
-        raise DiskFullError(f"{finding}. {remedy}") from error
+        raise errors.DiskFullError(f"{finding}. {remedy}") from error
 
 
 def write_text(target: Path | str, text: str) -> None:
@@ -94,9 +91,9 @@ def write_json(target: Path | str, content: Any) -> None:
     write_text(target, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def invalid(source: Path | str, finding: str, remedy: str = "") -> StaleArtefactError:
+def invalid(source: Path | str, finding: str, remedy: str = "") -> errors.StaleArtefactError:
     """The error for a file that can't be used: what was found in it, and what to do."""
-    return StaleArtefactError(
+    return errors.StaleArtefactError(
         f"{short_path(Path(source))} can't be used: {finding}. {remedy}".rstrip()
     )
 
@@ -116,7 +113,9 @@ def read_text(source: Path | str, remedy: str = "") -> str:
             raise invalid(source, f"it has {size:,} bytes", remedy)
         return source.read_text(encoding="utf-8")
     except FileNotFoundError as error:
-        raise MissingStageError(f"{short_path(source)} is missing. {remedy}".rstrip()) from error
+        raise errors.MissingStageError(
+            f"{short_path(source)} is missing. {remedy}".rstrip()
+        ) from error
     except UnicodeDecodeError as error:
         raise invalid(source, f"it is not UTF-8 text ({error})", remedy) from error
     except OSError as error:
@@ -239,7 +238,7 @@ def require(path: Path, made_by: str, recorded: bool = False) -> Path:
     """
     if not path.exists():
         remedy = f"Run {made_by} first: it makes this file."
-        raise MissingStageError(f"{short_path(path)} is missing. {remedy}")
+        raise errors.MissingStageError(f"{short_path(path)} is missing. {remedy}")
     known = _record(path.parent).get(path.name)
     finding = None
     if not path.is_file():
