@@ -82,11 +82,10 @@ def sample_is_current(folder: Path, photographs: int = 600, seed: int = 2024) ->
 def _is_a_sample(folder: Path) -> bool:
     # Flickr8k has files of the same names, and must never be taken for something drawn here; nor
     # must a sample go that somebody has added files to.
-    readme, own = folder / README_FILE, {README_FILE, PHOTO_FOLDER, TOKEN_FILE}
-    is_drawn = readme.is_file() and readme.read_bytes().startswith(README_TITLE.encode())
-    return is_drawn and {path.name for path in folder.glob("[!.]*")} <= own | {
-        *SPLIT_FILES.values()
-    }
+    readme, found = folder / README_FILE, {path.name for path in folder.glob("[!.]*")}
+    if not found <= {README_FILE, PHOTO_FOLDER, TOKEN_FILE, *SPLIT_FILES.values()}:
+        return False
+    return readme.is_file() and readme.read_bytes().startswith(README_TITLE.encode())
 
 
 def _draw_into(folder: Path, photographs: int, seed: int) -> None:

@@ -66,10 +66,9 @@ def full_disk_reported(target: Path) -> Iterator[None]:
     except OSError as error:
         name = short_path(target)
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            finding = f"{name} can't be written ({error.strerror})"
             remedy = "Name a folder of yours with RUNS=..., or change its permissions."
-            raise errors.SettingsError(
-                f"{name} can't be written ({error.strerror}). {remedy}"
-            ) from error
+            raise errors.SettingsError(f"{finding}. {remedy}") from error
         free = shutil.disk_usage(target.parent).free if target.parent.exists() else _NEARLY_FULL
         # NumPy tells only how much it could write.
         unexplained = error.errno is None and free < _NEARLY_FULL
@@ -93,9 +92,8 @@ def write_json(target: Path | str, content: Any) -> None:
 
 def invalid(source: Path | str, finding: str, remedy: str = "") -> errors.StaleArtefactError:
     """The error for a file that can't be used: what was found in it, and what to do."""
-    return errors.StaleArtefactError(
-        f"{short_path(Path(source))} can't be used: {finding}. {remedy}".rstrip()
-    )
+    told = f"{short_path(Path(source))} can't be used: {finding}. {remedy}"
+    return errors.StaleArtefactError(told.rstrip())
 
 
 def read_text(source: Path | str, remedy: str = "") -> str:
@@ -113,9 +111,8 @@ def read_text(source: Path | str, remedy: str = "") -> str:
             raise invalid(source, f"it has {size:,} bytes", remedy)
         return source.read_text(encoding="utf-8")
     except FileNotFoundError as error:
-        raise errors.MissingStageError(
-            f"{short_path(source)} is missing. {remedy}".rstrip()
-        ) from error
+        told = f"{short_path(source)} is missing. {remedy}".rstrip()
+        raise errors.MissingStageError(told) from error
     except UnicodeDecodeError as error:
         raise invalid(source, f"it is not UTF-8 text ({error})", remedy) from error
     except OSError as error:
