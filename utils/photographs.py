@@ -25,41 +25,19 @@ _MOST_BYTES = 8 * MOST_PIXELS  # of a file: four channels of 16 bits
 _NO_FILE = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP)
 
 
-def open_photograph(source: Source) -> Image.Image:
+def open_photograph(source: Source, draft: tuple[int, int] | None = None) -> Image.Image:
     """Opens a photograph as an upright 8-bit RGB picture, as a viewer would show it.
 
     EXIF orientation is applied, transparency is laid over white, 16-bit greys are scaled to 8 bits,
     and of an animation the first frame is taken. `source` is the path of a picture file (`~` is
-    your home), a PIL picture, or an array (height, width[, 3 or 4]) uint8, and stays as it is.
+    your home), a PIL picture, or an array (height, width[, 3 or 4]) uint8, and stays as it is. With
+    a `draft`, (width, height), a JPEG file may come smaller, in a fraction of the time, but not
+    smaller than that.
 
     Raises:
         PhotographError: it is not a picture that is read here, or not a whole one.
         UnreadablePhotographError: the file could not be read at the moment, whatever it holds.
     """
-    return _decode(source)
-
-
-def load_pixels(source: Source, image_size: int) -> np.ndarray:
-    """Reads a photograph as `open_photograph` does and squeezes it to the square of a CNN.
-
-    The whole photograph is kept and its proportions are not, as in the original recipe. Resampling
-    is bilinear and antialiased. Returns (image_size, image_size, 3) uint8, RGB, in [0, 255].
-    """
-    # A JPEG can be decoded at half, quarter or eighth size for a fraction of the time. Twice the
-    # wanted size is kept, so that the resampling below still decides what the pixels look like.
-    image = _decode(source, draft=(2 * image_size, 2 * image_size))
-    return np.array(image.resize((image_size, image_size), Image.Resampling.BILINEAR))
-
-
-def pixels_or_error(source: Source, image_size: int) -> np.ndarray | PhotographError:
-    """As `load_pixels`, but returns the error: of many photographs a bad one loses only itself."""
-    try:
-        return load_pixels(source, image_size)
-    except PhotographError as error:
-        return error
-
-
-def _decode(source: Source, draft: tuple[int, int] | None = None) -> Image.Image:
     if isinstance(source, np.ndarray):
         source = _from_array(source)
     if not isinstance(source, (str, Path, Image.Image)):
@@ -84,6 +62,25 @@ def _decode(source: Source, draft: tuple[int, int] | None = None) -> Image.Image
             return picture
     except Exception as error:  # Pillow's readers raise nearly anything on damaged files
         raise _refusal(name, error) from error
+
+
+def load_pixels(source: Source, image_size: int) -> np.ndarray:
+    """Reads a photograph as `open_photograph` does and squeezes it to the square of a CNN.
+
+    The whole photograph is kept and its proportions are not, as in the original recipe. Resampling
+    is bilinear and antialiased. Returns (image_size, image_size, 3) uint8, RGB, in [0, 255].
+    """
+    # Twice the wanted size, so that the resampling still decides what the pixels look like.
+    image = open_photograph(source, draft=(2 * image_size, 2 * image_size))
+    return np.array(image.resize((image_size, image_size), Image.Resampling.BILINEAR))
+
+
+def pixels_or_error(source: Source, image_size: int) -> np.ndarray | PhotographError:
+    """As `load_pixels`, but returns the error: of many photographs a bad one loses only itself."""
+    try:
+        return load_pixels(source, image_size)
+    except PhotographError as error:
+        return error
 
 
 def _ends_early(jpeg: Image.Image, name: str, draft: tuple[int, int] | None) -> bool:

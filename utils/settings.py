@@ -24,12 +24,8 @@ WEIGHTS = ("imagenet", "none")  # or a file
 BACKENDS = ("tensorflow", "jax", "torch")
 
 
-def _in_run(name: str) -> property:
-    return property(lambda settings: settings.run_folder / name)
-
-
-def _in_prepared(name: str) -> property:
-    return property(lambda settings: settings.prepared_folder / name)
+def _in(folder: str, name: str) -> property:
+    return property(lambda settings: getattr(settings, folder) / name)
 
 
 @dataclass(frozen=True)
@@ -53,7 +49,8 @@ class Settings:
 
     def __post_init__(self):
         for name, known in (("dataset", DATASETS), ("encoder", ENCODERS), ("decoder", DECODERS)):
-            _require_known(name.upper(), getattr(self, name), known)
+            value, expected = getattr(self, name), f"one of {', '.join(known)}"
+            _require(value in known, f"{name.upper()} is {value!r}", expected)
         for name, least, most in (("epochs", 1, 10_000), ("seed", 0, 2**32 - 1)):
             value = getattr(self, name)
             expected = f"a number from {least} to {most}"
@@ -101,8 +98,9 @@ class Settings:
         _require(usable, f"WEIGHTS is {settings.weights}, which is not a file", expected)
         _require_writable(settings.runs)
         backend = environ.get("KERAS_BACKEND", "").strip() or BACKENDS[0]
-        _require_known("KERAS_BACKEND", backend, BACKENDS)
-        _require(find_spec(backend), f"KERAS_BACKEND is {backend!r}", "a package that is installed")
+        usable = backend in BACKENDS and find_spec(backend)
+        expected = f"one of {', '.join(BACKENDS)}, and installed"
+        _require(usable, f"KERAS_BACKEND is {backend!r}", expected)
         return settings
 
     @property
@@ -115,11 +113,11 @@ class Settings:
     def prepared_folder(self) -> Path:
         return self.runs / f"{self.dataset}-{self.encoder}{self._changed('limit')}"
 
-    dataset_summary_file = _in_prepared("dataset.json")
-    captions_file = _in_prepared("captions.csv")
-    vocabulary_file = _in_prepared("vocabulary.json")
-    original_vocabulary_file = _in_prepared("vocabulary_original.json")
-    features_folder = _in_prepared("features")
+    dataset_summary_file = _in("prepared_folder", "dataset.json")
+    captions_file = _in("prepared_folder", "captions.csv")
+    vocabulary_file = _in("prepared_folder", "vocabulary.json")
+    original_vocabulary_file = _in("prepared_folder", "vocabulary_original.json")
+    features_folder = _in("prepared_folder", "features")
 
     # Files of this run, in the order in which the notebooks make them.
 
@@ -137,22 +135,22 @@ class Settings:
     def run_folder(self) -> Path:
         return self.runs / self.run_name
 
-    training_folder = _in_run("training")
-    decoder_file = _in_run("decoder.npz")
-    original_decoder_file = _in_run("decoder_original.npz")
-    first_stage_decoder_file = _in_run("decoder_first_stage.npz")
-    second_stage_decoder_file = _in_run("decoder_second_stage.npz")
-    training_file = _in_run("training.json")
-    history_file = _in_run("history.csv")
-    predictions_file = _in_run("predictions.csv")
-    metrics_file = _in_run("metrics.json")
-    consensus_file = _in_run("consensus.npz")
-    comparison_file = _in_run("comparison.json")
-    figures_folder = _in_run("figures")
-    notebooks_folder = _in_run("notebooks")
-    completed_file = _in_run("notebooks/completed.json")
-    timings_file = _in_run("timings.json")
-    report_file = _in_run("report.pdf")
+    training_folder = _in("run_folder", "training")
+    decoder_file = _in("run_folder", "decoder.npz")
+    original_decoder_file = _in("run_folder", "decoder_original.npz")
+    first_stage_decoder_file = _in("run_folder", "decoder_first_stage.npz")
+    second_stage_decoder_file = _in("run_folder", "decoder_second_stage.npz")
+    training_file = _in("run_folder", "training.json")
+    history_file = _in("run_folder", "history.csv")
+    predictions_file = _in("run_folder", "predictions.csv")
+    metrics_file = _in("run_folder", "metrics.json")
+    consensus_file = _in("run_folder", "consensus.npz")
+    comparison_file = _in("run_folder", "comparison.json")
+    figures_folder = _in("run_folder", "figures")
+    notebooks_folder = _in("run_folder", "notebooks")
+    completed_file = _in("run_folder", "notebooks/completed.json")
+    timings_file = _in("run_folder", "timings.json")
+    report_file = _in("run_folder", "report.pdf")
 
 
 def short_path(path: Path) -> Path:
@@ -163,10 +161,6 @@ def short_path(path: Path) -> Path:
 def _require(right: object, finding: str, expected: str) -> None:
     if not right:
         raise SettingsError(f"{finding}; expected {expected}.")
-
-
-def _require_known(variable: str, value: str, known: tuple[str, ...]) -> None:
-    _require(value in known, f"{variable} is {value!r}", f"one of {', '.join(known)}")
 
 
 def _require_writable(runs: Path) -> None:

@@ -13,9 +13,6 @@ class ProgressBar(tqdm):
     """
 
     def __init__(self, *args, file=None, **options):
-        super().__init__(*args, file=file or _stream(), **options)
-
-
-def _stream():
-    in_kernel = type(sys.stdout).__module__.startswith("ipykernel.")
-    return sys.stdout if in_kernel else sys.stderr
+        in_kernel = type(sys.stdout).__module__.startswith("ipykernel.")
+        usual = sys.stdout if in_kernel else sys.stderr
+        super().__init__(*args, file=file or usual, **options)
