@@ -30,9 +30,6 @@ class CaptionBatches(keras.utils.PyDataset):
     and `targets` is the same caption one token further, ending with END; both are `(n, k, bucket)`
     int32, padded with PAD on the right. `features` is `(n, ...)` as stored, one row per photograph.
 
-    One by one (`k` is 1), captions waste the least padding. By photograph, all captions of one come
-    together, so that it is computed once for all of them; captions of nothing but PAD fill up.
-
     Every caption comes exactly once an epoch. The order depends on `seed` and the epoch only, so a
     training that was killed goes on with the batches that it would have seen.
 
@@ -43,11 +40,12 @@ class CaptionBatches(keras.utils.PyDataset):
         batch_size: captions a batch; the last batch of a bucket can be smaller.
         seed: of the shuffling and mirroring; None keeps a fixed order, for evaluation.
         epoch: the first epoch to come, counted from 0.
-        mirrored: features of the mirror images, same shape as `features`. Each photograph then
-            comes as it is or as its mirror image, at random in each epoch.
-        by_photo: whether the captions of a photograph come together.
-        share: which part of every batch to give, where several devices share it; where it is short
-            of photographs, some whose captions are nothing but PAD fill up.
+        mirrored: as `features`, of the mirror images. Each photograph then comes as it is or as its
+            mirror image, at random in each epoch.
+        by_photo: whether the captions of a photograph come together, which is computed once for
+            all of them then; one by one (`k` is 1) they waste less padding.
+        share: which part of every batch to give, where several devices share it. Captions of
+            nothing but PAD fill up what is short of captions or photographs.
     """
 
     def __init__(

@@ -69,8 +69,8 @@ class Features:
 
     @cached_property
     def _row_of(self) -> dict[str, int]:
-        rows = {photo: row for row, photo in enumerate(self.manifest["photos"])}
-        return {photo: row for photo, row in rows.items() if photo not in self.unreadable}
+        rows = enumerate(self.manifest["photos"])
+        return {photo: row for row, photo in rows if photo not in self.unreadable}
 
     @property
     def photos(self) -> list[str]:
