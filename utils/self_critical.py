@@ -120,25 +120,15 @@ def train_self_critical(
     stage = replace(stage, epochs=min(epochs or stage.epochs, stage.epochs))
     identity = {"first": first.folder.name, "best_epoch": first.best_epoch, "stage": asdict(stage)}
     identity["seed"] = seed
-    steps = -(-len(training.photos) // stage.batch_size)
     with distributed(devices):
         model = copy_decoder(first.model, image_dropout=0.0, text_dropout=0.0, output_dropout=0.0)
-
-        def prepare(done):
-            decay = keras.optimizers.schedules.CosineDecay
-            rate = decay(stage.learning_rate, steps * stage.epochs)
-            optimizer = keras.optimizers.Adam(rate, clipnorm=recipe.clip_norm)
-            optimizer.build(model.trainable_variables)
-            model.compile(optimizer, WeightedTokenLoss())
-            return steps, partial(_fit, model, stage, vocabulary, training, seed)
-
         second = fit_resumably(
             model,
+            partial(_fit, model, stage, recipe.clip_norm, vocabulary, training, seed),
             folder=first.folder / f"self_critical-{content_hash(identity)[:8]}",
             identity=identity,
             figures={"reward": "reward"},
             epochs=stage.epochs,
-            prepare=prepare,
             vocabulary=vocabulary,
             dev=dev,
             seed=seed,
@@ -162,11 +152,17 @@ def summarise_self_critical(training: Training, first: Training) -> dict:
     }
 
 
-def _fit(model, stage: SelfCritical, vocabulary, training: CaptionSet, seed: int, journal) -> None:
+def _fit(model, stage: SelfCritical, clip_norm, vocabulary, training, seed, journal) -> None:
     """Trains the epochs that `journal` hasn't yet: draw, score, and a step after the advantages."""
+    steps = -(-len(training.photos) // stage.batch_size)
+    rate = keras.optimizers.schedules.CosineDecay(stage.learning_rate, steps * stage.epochs)
+    optimizer = keras.optimizers.Adam(rate, clipnorm=clip_norm)
+    optimizer.build(model.trainable_variables)
+    model.compile(optimizer, WeightedTokenLoss())
     reward = CaptionReward(training.references, vocabulary)
     sampler = CaptionSampler(model, stage.samples, stage.max_tokens)
     journal.set_model(model)
+    journal.set_params({"epochs": stage.epochs, "steps": steps})
     journal.on_train_begin()
     for epoch in range(len(journal.history), stage.epochs):
         journal.on_epoch_begin(epoch)
