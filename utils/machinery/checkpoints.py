@@ -168,7 +168,7 @@ def save_decoder(
         half: whether matrices are kept as float16. Vectors stay as they are: they are few, and the
             variance of a feature can be very small.
     """
-    settings = {"format": DECODER_FORMAT, **asdict(decoder.settings)}
+    settings = {"format": DECODER_FORMAT, **asdict(decoder.decoder)}
     settings["vocabulary"] = files.content_hash(vocabulary.tokens)
     arrays = {"settings": np.array(json.dumps(settings))}
     for name, variable in _named_weights(decoder).items():

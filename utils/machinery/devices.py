@@ -25,24 +25,16 @@ _process, _processes = 0, 1  # which process this is, of how many; `start` sets 
 
 @dataclass(frozen=True)
 class Devices:
-    """Over how many devices and processes a training is distributed."""
+    """Over how many devices and processes a training is distributed, and which process this is."""
 
-    count: int  # of all processes together
+    count: int = 1  # of all processes together; a multiple of `processes`
     processes: int = 1
+    process: int = 0  # counted from 0
 
     @classmethod
     def of(cls, settings: Settings) -> "Devices | None":
         """Returns what the settings ask for, None for one device."""
         return None if settings.devices == 1 else cls(settings.devices, settings.processes)
-
-
-@dataclass(frozen=True)
-class Share:
-    """Which part of every batch this process feeds."""
-
-    process: int = 0  # counted from 0
-    processes: int = 1
-    devices: int = 1  # of all processes together; a multiple of `processes`
 
     def places(self, count: int) -> np.ndarray:
         """Lists this process's places in a batch of `count` rows, `(n,)` int64, in order.
@@ -50,7 +42,7 @@ class Share:
         `n` is the same for every process: where that doesn't come out even, a place is -1, and
         there goes any row, which must count nothing.
         """
-        places = np.arange(-(-count // self.devices) * self.devices)
+        places = np.arange(-(-count // self.count) * self.count)
         places[count:] = -1
         return np.split(places, self.processes)[self.process]
 
@@ -102,14 +94,14 @@ def distributed(devices: Devices | None) -> Iterator[None]:
         yield
 
 
-def share() -> Share:
-    """Which part of every batch this process feeds: all of it outside of `distributed`."""
+def share() -> Devices:
+    """Tells by its `places` which part of every batch to feed: outside of `distributed` all."""
     import keras
 
     distribution = keras.distribution.distribution()
     if distribution is None:
-        return Share()
-    return Share(_process, _processes, distribution.device_mesh.devices.size)
+        return Devices()
+    return Devices(distribution.device_mesh.devices.size, _processes, _process)
 
 
 def keep_memory() -> None:
