@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import keras
@@ -32,8 +33,7 @@ from utils.settings import short_path
 def training_folder(folder: Path, identity: dict, columns: Sequence[str]) -> Iterator[pd.DataFrame]:
     """Keeps a training's folder to this process, notes what it depends on, and yields its history.
 
-    The history has these columns, and is empty before the first epoch. `SettingsError` if it is not
-    the same for all processes, `StaleArtefactError` if it is damaged.
+    `SettingsError` if that is not the same for all processes, `StaleArtefactError` if damaged.
     """
     with only_one_in(folder, "training a decoder"):
         if is_first():
@@ -77,11 +77,6 @@ def read_seconds(folder: Path) -> pd.DataFrame:
     return files.read_table(file, columns, "Delete it: it only says how long the epochs took.")
 
 
-def seconds_per_epoch(folder: Path) -> float:
-    """Median of the seconds that an epoch took."""
-    return float(read_seconds(folder)["seconds"].median())
-
-
 def write_epoch(
     model: keras.Model, folder: Path, history: pd.DataFrame, row: dict, seconds: float
 ) -> pd.DataFrame:
@@ -89,11 +84,11 @@ def write_epoch(
     epoch, timed = row["epoch"], read_seconds(folder)
     timed = timed[timed["epoch"] < epoch]  # a kill can come between these files and the history
     new = {"epoch": epoch, "seconds": round(seconds, 2)}
-    timed = pd.DataFrame([*timed.to_dict("records"), new])
     history = pd.DataFrame([*history.to_dict("records"), row])
     if is_first():
         with files.atomic_path(weights_file(folder, epoch), size_on_disk(model)) as part:
             model.save_weights(part)
+        timed = pd.DataFrame([*timed.to_dict("records"), new])
         files.write_table(folder / "seconds.csv", timed)
         files.write_table(folder / "history.csv", history)
         keep = {weights_file(folder, one) for one in (epoch, best_epoch_of(history))}
@@ -159,14 +154,9 @@ def save_decoder(
     """Writes a decoder as one `.npz` file, atomically: its settings and its weights, and no code.
 
     The same decoder gives the same bytes. `numpy.load` reads the file too: "settings" is JSON text,
-    every other array is a weight, named after its layer and its place there ("lstm.0").
-
-    Args:
-        decoder: from `utils.decoder.build_decoder`; optimizer and loss are left out.
-        file: where it goes.
-        vocabulary: that it was trained with.
-        half: whether matrices are kept as float16. Vectors stay as they are: they are few, and the
-            variance of a feature can be very small.
+    every other array is a weight, named after its layer and its place there ("lstm.0"). `half`
+    keeps matrices as float16. Vectors stay as they are: they are few, and the variance of a feature
+    can be very small.
     """
     settings = {"format": DECODER_FORMAT, **asdict(decoder.decoder)}
     settings["vocabulary"] = files.content_hash(vocabulary.tokens)
@@ -182,15 +172,12 @@ def load_decoder(file: Path, vocabulary: Vocabulary) -> keras.Model:
     """Builds the decoder that `save_decoder` wrote and gives it its weights.
 
     The file names settings, and the code here builds the layers: it can neither bring code along
-    nor ask for more than `utils.decoder` has. The vocabulary tells what its token ids stand for.
-
-    Raises:
-        MissingStageError: there is no such file.
-        StaleArtefactError: it is no whole file of a decoder, or was trained with other words.
+    nor ask for more than `utils.decoder` has. `MissingStageError` if there is no such file,
+    `StaleArtefactError` if it is no whole one, or its decoder was trained with other words.
     """
-    arrays = files.read_arrays(
-        files.require(file, "notebook 04_train_captioner"), _MOST_BYTES, _REMEDY
-    )
+    invalid = partial(files.invalid, file, remedy=_REMEDY)
+    file = files.require(file, "notebook 04_train_captioner")
+    arrays = files.read_arrays(file, _MOST_BYTES, _REMEDY)
     settings = _decoder_settings(arrays.pop("settings", None), file)
     size, shape = settings["vocabulary_size"], settings["feature_shape"]
     if size != len(vocabulary) or settings["vocabulary"] != files.content_hash(vocabulary.tokens):
@@ -201,17 +188,15 @@ def load_decoder(file: Path, vocabulary: Vocabulary) -> keras.Model:
     try:
         decoder = build_decoder(settings["name"], size, shape, **settings["options"])
     except (TypeError, ValueError, ArithmeticError) as error:
-        raise files.invalid(file, f"its settings don't fit together ({error})", _REMEDY) from error
+        raise invalid(f"its settings don't fit together ({error})") from error
     weights = _named_weights(decoder)
     if different := ", ".join(sorted(weights.keys() ^ arrays.keys())):
-        raise files.invalid(
-            file, f"its weights aren't those of its settings ({different})", _REMEDY
-        )
+        raise invalid(f"its weights aren't those of its settings ({different})")
     for name, variable in weights.items():
         array, expected = arrays[name], tuple(variable.shape)
         if array.dtype.kind not in "fiu" or array.shape != expected or not np.isfinite(array).all():
             finding = f"{name} has shape {array.shape} and type {array.dtype}"
-            raise files.invalid(file, f"{finding}, expected {expected} and finite numbers", _REMEDY)
+            raise invalid(f"{finding}, expected {expected} and finite numbers")
         variable.assign(array.astype("float32"))
     decoder.get_layer("standardise").finalize_state()  # which setting weights alone doesn't do
     return decoder
@@ -227,6 +212,12 @@ def _named_weights(decoder: keras.Model) -> dict:
 
 def _decoder_settings(text: np.ndarray | None, file: Path) -> dict:
     """Reads and checks the settings, so that nothing of an unreasonable size is ever built."""
+    if text is None or text.dtype.kind != "U" or text.ndim:
+        raise files.invalid(file, 'it has no text "settings"', _REMEDY)
+    try:
+        settings = json.loads(str(text))
+    except (ValueError, RecursionError) as error:
+        raise files.invalid(file, f"its settings are not JSON ({error})", _REMEDY) from error
 
     def is_size(value, most=_MOST_UNITS):
         return type(value) is int and 0 < value <= most
@@ -236,19 +227,13 @@ def _decoder_settings(text: np.ndarray | None, file: Path) -> dict:
             return type(value) in (int, float) and 0 <= value < 1
         return type(value) is bool or is_size(value)
 
-    if text is None or text.dtype.kind != "U" or text.ndim:
-        raise files.invalid(file, 'it has no text "settings"', _REMEDY)
-    try:
-        settings = json.loads(str(text))
-    except (ValueError, RecursionError) as error:
-        raise files.invalid(file, f"its settings are not JSON ({error})", _REMEDY) from error
     fields = {
-        "format": lambda value: value == DECODER_FORMAT,
+        "format": DECODER_FORMAT,
         "name": lambda value: isinstance(value, str) and value in DECODERS,
         "vocabulary_size": lambda value: is_size(value, _MOST_WORDS),
         "feature_shape": lambda value: isinstance(value, list) and all(map(is_size, value)),
         "options": lambda value: (
-            isinstance(value, dict) and all(is_option(*option) for option in value.items())
+            isinstance(value, dict) and all(map(is_option, value, value.values()))
         ),
         "vocabulary": str,
     }

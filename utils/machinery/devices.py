@@ -86,9 +86,26 @@ def distributed(devices: Devices | None) -> Iterator[None]:
     if devices is None:
         yield
         return
-    names = _device_names(devices)
+    _require_jax(f"DEVICES is {devices.count}")
+    if devices.processes != _processes:
+        raise SettingsError(
+            f"PROCESSES is {devices.processes}, and notebooks run in one process. Start `python -m "
+            "tools.several_processes` once for each PROCESS first; the notebooks, without "
+            "PROCESSES, take up what it made."
+        )
+    import jax
     import keras
 
+    names, each = [], devices.count // devices.processes
+    for process in range(devices.processes):  # the first devices of every process
+        found = [one for one in jax.devices() if one.process_index == process]
+        if len(found) < each:
+            raise SettingsError(
+                f"DEVICES is {devices.count}: each process needs {each}, and process {process} has "
+                f"{len(found)}. Set DEVICES to what there is; to try it out on a CPU, set "
+                f"XLA_FLAGS=--xla_force_host_platform_device_count={each} too."
+            )
+        names += [f"{one.platform}:{one.id}" for one in found[:each]]
     # Each process feeds its own share, so Keras has nothing to divide.
     with keras.distribution.DataParallel(devices=names, auto_shard_dataset=False).scope():
         yield
@@ -147,31 +164,6 @@ def _gather(content: bytes) -> list[bytes]:
     # One byte more, as nothing can't be gathered; and bytes, as JAX shortens float64.
     gathered = process_allgather(np.frombuffer(content + b"\0", np.uint8))
     return [row.tobytes()[:-1] for row in np.asarray(gathered)]
-
-
-def _device_names(devices: Devices) -> list[str]:
-    """Names of the devices to distribute over, the first ones of every process."""
-    _require_jax(f"DEVICES is {devices.count}")
-    if devices.processes != _processes:
-        raise SettingsError(
-            f"PROCESSES is {devices.processes}, and notebooks run in one process. Start `python -m "
-            "tools.several_processes` once for each PROCESS first; the notebooks, without "
-            "PROCESSES, take up what it made."
-        )
-    import jax
-
-    each = devices.count // devices.processes
-    chosen = []
-    for process in range(devices.processes):
-        found = [device for device in jax.devices() if device.process_index == process]
-        if len(found) < each:
-            raise SettingsError(
-                f"DEVICES is {devices.count}: each process needs {each}, and process {process} has "
-                f"{len(found)}. Set DEVICES to what there is; to try it out on a CPU, set "
-                f"XLA_FLAGS=--xla_force_host_platform_device_count={each} too."
-            )
-        chosen += found[:each]
-    return [f"{device.platform}:{device.id}" for device in chosen]
 
 
 def _require_jax(reason: str) -> None:
