@@ -394,17 +394,11 @@ def decoder_kind(name: str) -> type[Decoder]:
 def build_decoder(
     name: str, vocabulary_size: int, feature_shape: Sequence[int], **options
 ) -> keras.Model:
-    """Builds the decoder called `name`; `model.decoder` says what it was built from.
+    """Builds `[features (n, ...), tokens (n, k, length)] -> logits (n, k, length, vocabulary)`.
 
-    Args:
-        name: a key of `DECODERS`; `SettingsError` if it is unknown.
-        vocabulary_size: number of tokens.
-        feature_shape: of one photograph, `(d,)` pooled or `(g, g, d)` spatial; `SettingsError` if
-            the decoder reads the other kind.
-        options: of `DecoderOptions`, such as `units`.
-
-    Returns:
-        A model `[features (n, ...), tokens (n, k, length)] -> logits (n, k, length, vocabulary)`.
+    `feature_shape` is that of one photograph, `(d,)` pooled or `(g, g, d)` spatial; `options` are
+    those of `DecoderOptions`. `SettingsError` if there is no decoder called `name`, or if it reads
+    features of the other kind. `model.decoder` says what it was built from.
     """
     decoder = decoder_kind(name)(name, vocabulary_size, tuple(feature_shape), options)
     model = decoder.model()

@@ -173,6 +173,8 @@ class Hypothesis:
 class Searcher:
     """Finds captions; keeps its compiled step, so make it once and use it often.
 
+    `SettingsError` if a setting is out of range, or the decoders have different vocabularies.
+
     Args:
         model: a decoder, or several with the same vocabulary, which then decide together: a word's
             score is the mean of their log-probabilities.
@@ -182,9 +184,6 @@ class Searcher:
         max_tokens: where search gives up on a hypothesis, 1 to 200.
         batch_size: photographs searched at once.
         rank: orders the hypotheses of a photograph, as `Consensus.rank` does; None: by their score.
-
-    Raises:
-        SettingsError: a setting is out of range, or the decoders have different vocabularies.
     """
 
     def __init__(
@@ -210,9 +209,7 @@ class Searcher:
     def search(self, features: Features, bar: ProgressBar | None = None) -> list[list[Hypothesis]]:
         """Returns up to `beam` different hypotheses for each photograph, best first.
 
-        Args:
-            features: `(n, ...)`, as the decoder was trained on; for several a list of arrays.
-            bar: a progress bar to move on by each photograph.
+        `features` are `(n, ...)`, as the decoder was trained on; for several a list of arrays.
         """
         found = self._find(features, [self.length_penalty], self.beam, bar)
         return [group if self.rank is None else self.rank(group) for (group,) in found]

@@ -105,17 +105,12 @@ def train_self_critical(
     Args:
         first: the finished first stage; this one lies in a folder inside its own.
         recipe: of the first stage, whose `clip_norm` is kept.
-        stage: how to train.
         vocabulary, training, dev, devices: as for the first stage.
         epochs: cuts the stage's epochs short.
         seed: of drawing and of the order of the photographs.
 
-    Returns:
-        The decoder after the best epoch by dev CIDEr. Where nothing got better that is epoch 0, the
-        first stage.
-
-    Raises:
-        FolderInUseError, DiskFullError, StaleArtefactError, DivergedError: as `fit_resumably`.
+    Returns the decoder after the best epoch by dev CIDEr: where nothing got better, that of epoch
+    0, the first stage. Raises what `fit_resumably` does.
     """
     stage = replace(stage, epochs=min(epochs or stage.epochs, stage.epochs))
     identity = {"first": first.folder.name, "best_epoch": first.best_epoch, "stage": asdict(stage)}

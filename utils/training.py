@@ -187,7 +187,6 @@ def train(
     """Trains a decoder, or goes on where an earlier call with the same arguments was killed.
 
     Args:
-        recipe: how to train.
         decoder: a key of `utils.decoder.DECODERS`.
         vocabulary: made with the recipe's cleaning from the training split.
         training, dev: the split to learn from, and the one that chooses the epoch.
@@ -196,8 +195,7 @@ def train(
         seed: of first weights, shuffling and dropout.
         devices: over what to distribute it; None: one device.
 
-    Raises:
-        FolderInUseError, DiskFullError, StaleArtefactError, DivergedError: as `fit_resumably`.
+    Raises what `fit_resumably` does.
     """
     epochs = min(epochs or recipe.epochs, recipe.epochs)
     known = {"vocabulary": vocabulary, "dev": dev, "epochs": epochs, "seed": seed}
