@@ -39,7 +39,7 @@ from tests.test_features import draw_photos
 from tests.test_training import VOCABULARY, caption_set
 from utils.evaluation import choose_search, prediction_rows, score_row
 from utils.features import extract_features
-from utils.machinery import checkpoints
+from utils.machinery import files
 from utils.machinery.archives import download, unpack
 from utils.machinery.archives import download as download_module
 from utils.machinery.files import atomic_path, write_json
@@ -227,14 +227,14 @@ class Progress:
 
             h5py.Group.create_dataset = creating
         elif kill is not None and kill.moment == BEFORE_HISTORY:
-            write = checkpoints.atomic_path
+            write = files.atomic_path
 
             def writing(file, size=0):
                 if file.name == "history.csv" and self.reached >= kill.share:
                     die()
                 return write(file, size)
 
-            checkpoints.atomic_path = writing
+            files.atomic_path = writing
 
     def tell(self, share: float) -> None:
         self.reached = min(share, 1.0)

@@ -11,7 +11,6 @@ from utils.decoder import (
     WordEmbedding,
     build_decoder,
     decoder_kind,
-    search_models,
     standardise,
 )
 from utils.machinery.checkpoints import load_decoder, save_decoder
@@ -79,12 +78,12 @@ def logits_of(model, features, tokens):
 
 def word_by_word(model, features, tokens):
     """Yields what the step model gives for one token of every caption after the other."""
-    models = search_models(model)
-    given = models.start.predict_on_batch(features)
-    for name in set(given) & set(models.step.output):
+    start, step = model.decoder.search_models()
+    given = start.predict_on_batch(features)
+    for name in set(given) & set(step.output):
         given[name] = np.repeat(given[name], tokens.shape[1], axis=1)
     for place in range(tokens.shape[2]):
-        outputs = models.step.predict_on_batch({"token": tokens[:, :, [place]], **given})
+        outputs = step.predict_on_batch({"token": tokens[:, :, [place]], **given})
         yield outputs
         given |= {name: outputs[name] for name in set(given) & set(outputs)}
 
@@ -171,9 +170,9 @@ def test_captions_of_nothing_but_padding_change_neither_the_others_nor_the_loss(
 
 def test_the_search_models_share_every_weight(made):
     model, _ = made
-    models = search_models(model)
+    start, step = model.decoder.search_models()
     own = {id(weight) for weight in model.weights}
-    assert {id(weight) for weight in models.start.weights + models.step.weights} == own
+    assert {id(weight) for weight in start.weights + step.weights} == own
 
 
 def test_a_saved_decoder_is_built_again_and_gives_the_same_logits(made, tmp_path):
@@ -201,9 +200,9 @@ def test_no_matrix_product_has_more_than_three_axes_by_two(made, monkeypatch):
     monkeypatch.setattr("keras.ops.matmul", noting)
     tokens, _ = padded(CAPTIONS)
     model([features, tokens[:, :1]])
-    models = search_models(model)
+    start, step = model.decoder.search_models()
     token = ops.convert_to_tensor(tokens[:, :1, :1])
-    models.step({"token": token, **models.start(features)})
+    step({"token": token, **start(features)})
     assert len(ranks) > 10
     assert not [pair for pair in ranks if pair[0] > 3 and pair[1] == 2]
 

@@ -20,14 +20,14 @@ from tests.test_batches import captions_in, photographs_with_captions
 from tests.test_features import SlowEncoder, draw_photos
 from utils.batches import CaptionBatches
 from utils.features import extract_features
-from utils.machinery.devices import Devices, Share, distributed, share
+from utils.machinery.devices import Devices, distributed, share
 from utils.machinery.errors import SettingsError
 from utils.machinery.files import read_json
 from utils.settings import PROJECT, Settings
 
 shares = st.tuples(st.integers(1, 4), st.integers(1, 3)).map(
     lambda counts: [
-        Share(process, counts[0], counts[0] * counts[1]) for process in range(counts[0])
+        Devices(counts[0] * counts[1], counts[0], process) for process in range(counts[0])
     ]
 )
 
@@ -215,7 +215,7 @@ def test_other_backends_are_refused_and_one_device_needs_none():
     with refused, distributed(devices):
         pass
     with distributed(Devices.of(Settings())):
-        assert share() == Share()
+        assert share() == Devices()
 
 
 # The shares of a batch
@@ -225,10 +225,10 @@ def test_other_backends_are_refused_and_one_device_needs_none():
 def test_the_shares_make_up_the_batch_and_are_equally_large(shares, count):
     places = [share.places(count) for share in shares]
     assert len({len(part) for part in places}) == 1
-    assert len(np.concatenate(places)) % shares[0].devices == 0
+    assert len(np.concatenate(places)) % shares[0].count == 0
     together = np.concatenate(places)
     assert together[together >= 0].tolist() == list(range(count))
-    assert (together < 0).sum() < shares[0].devices
+    assert (together < 0).sum() < shares[0].count
 
 
 @settings(deadline=None)

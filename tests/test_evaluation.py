@@ -85,7 +85,7 @@ def test_a_consensus_is_tried_beside_the_beams(decoder, another, dev):
 
 
 def test_a_row_says_what_was_scored_and_how(decoder, dev, monkeypatch):
-    monkeypatch.setattr("utils.evaluation.meteor", lambda *_: 12.5)
+    monkeypatch.setattr("utils.metrics.meteor", lambda *_: 12.5)
     captions = [group[0] for group in dev.references]
     row = score_row("perfect", "ours", "dev", Searcher(decoder, 2), captions, dev.references)
     assert (row["split"], row["images"], row["beam"]) == ("dev", 6, 2)
@@ -229,12 +229,12 @@ def test_the_interval_holds_the_score_and_narrows_with_more_photographs(describe
 
 def test_captions_that_are_all_equally_good_have_no_interval():
     groups = [["a red dog runs"], ["one blue boat swims"]]
-    intervals = bootstrap_intervals([group[0] for group in groups], groups, rounds=20)
+    intervals = bootstrap_intervals([group[0] for group in groups], groups)
     assert intervals["BLEU-4"] == pytest.approx((100, 100))
     assert intervals["CIDEr"] == pytest.approx((1000, 1000))
 
 
-def test_an_interval_is_what_scoring_every_draw_again_gives(described):
+def test_an_interval_is_what_scoring_every_draw_again_gives(described, monkeypatch):
     groups, good, _ = described
     rounds, seed = 9, 3
     tokens = [tokenize(text) for text in good]
@@ -254,7 +254,8 @@ def test_an_interval_is_what_scoring_every_draw_again_gives(described):
         ],
     }
 
-    found = bootstrap_intervals(good, groups, rounds, seed)
+    monkeypatch.setattr("utils.evaluation.ROUNDS", rounds)
+    found = bootstrap_intervals(good, groups, seed)
 
     assert found["CIDEr"] == pytest.approx(np.percentile(drawn["CIDEr"], [2.5, 97.5]))
     assert found["BLEU-4"] == pytest.approx(np.percentile(drawn["BLEU-4"], [2.5, 97.5]))

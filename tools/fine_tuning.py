@@ -31,9 +31,9 @@ from utils.training import (
     LOSSES,
     Recipe,
     Training,
+    fit_decoder,
     fit_resumably,
     our_recipe,
-    prepare_fit,
     train,
 )
 
@@ -158,20 +158,16 @@ def fine_tune(
     both = replace(recipe, learning_rate=tuning.learning_rate, cosine=True, by_photo=True)
     ratio = tuning.cnn_learning_rate / tuning.learning_rate
     optimizer = partial(TwoRates, slow=tail.trainable_variables, ratio=ratio)
+    known = {"vocabulary": vocabulary, "dev": dev, "epochs": tuning.epochs, "seed": seed}
     tuned = fit_resumably(
         model,
+        lambda journal: fit_decoder(journal, model, both, training, optimizer=optimizer, **known),
         folder=folder / f"fine_tuned-{content_hash(identity)[:8]}",
         identity=identity,
         figures=LOSSES,
-        epochs=tuning.epochs,
-        prepare=lambda done: prepare_fit(
-            model, both, vocabulary, training, dev, tuning.epochs, done, seed, optimizer
-        ),
-        vocabulary=vocabulary,
-        dev=dev,
-        seed=seed,
         decoder=decoder,
         dev_features=lambda: tuned_features(tail, dev.features),
+        **known,
     )
     with atomic_path(tuned.folder / ENCODER_FILE, size_on_disk(encoder.cnn)) as part:
         encoder.cnn.save_weights(part)

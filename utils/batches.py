@@ -9,7 +9,7 @@ import pandas as pd
 
 from utils.captions import PAD, TOKEN_COLUMNS, Vocabulary
 from utils.features import Features, Rows
-from utils.machinery.devices import Share
+from utils.machinery.devices import Devices
 
 # Lengths that batches are padded to: few, as JAX and GPUs compile each once, and close where most
 # captions are. A bucket for every length would save 5 % of the padding, but a batch of captions of
@@ -58,13 +58,13 @@ class CaptionBatches(keras.utils.PyDataset):
         epoch: int = 0,
         mirrored: np.ndarray | None = None,
         by_photo: bool = False,
-        share: Share | None = None,
+        share: Devices | None = None,
         **kwargs,
     ):
         super().__init__(**kwargs)
         self.features, self.mirrored, self.captions = features, mirrored, captions
         self.seed, self.epoch = seed, epoch
-        self.share = share or Share()
+        self.share = share or Devices()
         members: dict[int, list[int]] = {}
         for caption, row in enumerate(rows):
             members.setdefault(int(row) if by_photo else caption, []).append(caption)

@@ -15,7 +15,7 @@ can't reach a real token, and the loss leaves it out.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import keras
 import numpy as np
@@ -182,52 +182,32 @@ class DecoderOptions:
     heads: int = 8  # of the attention
 
 
-@dataclass(frozen=True)
-class DecoderSettings:
-    """All that a decoder is built from; kept with its weights (`utils.machinery.checkpoints`)."""
+@dataclass
+class Decoder:
+    """What all decoders have in common; a kind says in three methods how it knows the photograph.
+
+    They join layers as Keras's functional models do. `layer` makes each layer when it is first
+    asked for, so the training model and the search models, which are joined by the same methods,
+    share them. The fields, all that a decoder is built from, are kept with its weights.
+    `SettingsError` if the features are not of the kind that it reads.
+    """
 
     name: str  # a key of DECODERS
     vocabulary_size: int
     feature_shape: tuple[int, ...]
     options: dict  # of DecoderOptions, those that aren't the default
 
-
-@dataclass(frozen=True)
-class SearchModels:
-    """What search needs of a decoder.
-
-    `start`, run once per photograph: `features (n, ...) -> {name: (n, ...)}`. What the step model
-    gives back too is a state, `(n, 1, ...)`; the rest stays as it is.
-
-    `step`: `{"token": (n, beam, 1) int32, **everything of start} -> {"logits": (n, beam,
-    vocabulary), **states (n, beam, ...)}`; with attention also where the decoder looked for this
-    word, `"attention": (n, beam, regions)`.
-    """
-
-    start: keras.Model
-    step: keras.Model
-
-
-class Decoder:
-    """What all decoders have in common; a kind says in three methods how it knows the photograph.
-
-    They join layers as Keras's functional models do. `layer` makes each layer when it is first
-    asked for, so the training model and the search models, which are joined by the same methods,
-    share them. `SettingsError` if the features are not of the kind that it reads.
-    """
-
     features = "pooled"  # or "spatial"
     large_words = False  # whether the words' vectors start larger than Keras makes them
 
-    def __init__(self, settings: DecoderSettings):
+    def __post_init__(self):
         axes, wanted = (1, "(d,)") if self.features == "pooled" else (3, "(g, g, d)")
-        if len(settings.feature_shape) != axes:
+        if len(self.feature_shape) != axes:
             raise SettingsError(
-                f"The {settings.name} decoder was given features {tuple(settings.feature_shape)}; "
+                f"The {self.name} decoder was given features {self.feature_shape}; "
                 f"expected {wanted}. Extract them with kind={self.features!r}."
             )
-        self.settings = settings
-        self.options = DecoderOptions(**settings.options)
+        self.built_with = DecoderOptions(**self.options)
         self._layers: dict[str, layers.Layer] = {}
 
     def look(self, features) -> dict:
@@ -266,26 +246,26 @@ class Decoder:
     def standardised(self, features):
         """Features of mean 0 and deviation 1, since encoders differ in scale by a million."""
         image = self.layer("standardise", layers.Normalization)(features)
-        return self.layer("image_dropout", layers.Dropout, self.options.image_dropout)(image)
+        return self.layer("image_dropout", layers.Dropout, self.built_with.image_dropout)(image)
 
     @property
     def embedding(self) -> WordEmbedding:
-        size, options = self.settings.vocabulary_size, self.options
+        size, options = self.vocabulary_size, self.built_with
         units, tied = options.embedding_units, options.tied
         deviation = (units**-0.5 if tied else 1.0) if self.large_words else None
         return self.layer("embedding", WordEmbedding, size, units, tied, deviation)
 
     @property
     def text_dropout(self) -> layers.Dropout:
-        return self.layer("text_dropout", layers.Dropout, self.options.text_dropout)
+        return self.layer("text_dropout", layers.Dropout, self.built_with.text_dropout)
 
     @property
     def lstm(self) -> CaptionLSTM:
-        return self.layer("lstm", CaptionLSTM, self.options.units)
+        return self.layer("lstm", CaptionLSTM, self.built_with.units)
 
     def logits(self, merged):
         """Hidden layer and logits of what image and words came to."""
-        options = self.options
+        options = self.built_with
         hidden = self.layer("hidden", WordDense, options.units, activation="relu")(merged)
         hidden = self.layer("output_dropout", layers.Dropout, options.output_dropout)(hidden)
         if options.tied:
@@ -293,19 +273,25 @@ class Decoder:
             # vector: dropout on that few numbers costs 5 points of CIDEr.
             word = self.layer("word", WordDense, options.embedding_units)(hidden)
             return self.embedding(word, reverse=True)
-        size = self.settings.vocabulary_size
-        return self.layer("logits", WordDense, size, dtype="float32")(hidden)
+        return self.layer("logits", WordDense, self.vocabulary_size, dtype="float32")(hidden)
 
     def model(self) -> keras.Model:
         """Joins the layers for training: `[features (n, ...), tokens (n, k, length)] -> logits`."""
-        features = keras.Input(self.settings.feature_shape, name="features")
+        features = keras.Input(self.feature_shape, name="features")
         tokens = keras.Input((None, None), dtype="int32", name="tokens")
         logits = self.read(tokens, **self.look(features))["logits"]
-        return keras.Model([features, tokens], logits, name=self.settings.name)
+        return keras.Model([features, tokens], logits, name=self.name)
 
-    def search_models(self) -> SearchModels:
-        """Joins the layers for search: a photograph is read once, then one word after the other."""
-        shape, units = self.settings.feature_shape, self.options.units
+    def search_models(self) -> tuple[keras.Model, keras.Model]:
+        """Joins the layers for search: a photograph is read once, then one word after the other.
+
+        The first model starts: `features (n, ...) -> {name: (n, ...)}`. What the second, a step,
+        gives back too is a state, `(n, 1, ...)`; the rest stays as it is. A step: `{"token": (n,
+        beam, 1) int32, **everything of the start} -> {"logits": (n, beam, vocabulary), **states
+        (n, beam, ...)}`; with attention also where the decoder looked for this word, `"attention":
+        (n, beam, regions)`.
+        """
+        shape, units = self.feature_shape, self.built_with.units
         states = ("lstm_hidden", "lstm_cell")
         features = keras.Input(shape, name="features")
         begun = self.look(features)
@@ -321,7 +307,7 @@ class Decoder:
         for name in {"logits", "attention"} & outputs.keys():
             outputs[name] = ops.squeeze(outputs[name], 2)  # of the only word
         step = keras.Model({"token": token, **inputs}, outputs)
-        return SearchModels(keras.Model(features, begun), step)
+        return keras.Model(features, begun), step
 
 
 class Merge(Decoder):
@@ -332,7 +318,7 @@ class Merge(Decoder):
 
     def look(self, features):
         """Projects the image to the width of the LSTM."""
-        units, image = self.options.units, self.standardised(features)
+        units, image = self.built_with.units, self.standardised(features)
         image = self.layer("image", layers.Dense, units, activation="relu")(image)
         return {"image": self.layer("image_for_every_word", layers.Reshape, (1, 1, units))(image)}
 
@@ -349,7 +335,7 @@ class Inject(Decoder):
 
     def look(self, features):
         """Projects the image to a word's vector, and lets the LSTM read it."""
-        units, image = self.options.embedding_units, self.standardised(features)
+        units, image = self.built_with.embedding_units, self.standardised(features)
         image = self.layer("image", layers.Dense, units)(image)
         image = self.layer("image_as_a_word", layers.Reshape, (1, 1, units))(image)
         _, hidden, cell = self.lstm(image)
@@ -371,7 +357,7 @@ class Attention(Decoder):
 
     def look(self, features):
         """Projects the regions to values and keys, and their mean to the glance."""
-        units, width = self.options.units, self.options.embedding_units
+        units, width = self.built_with.units, self.built_with.embedding_units
         image = self.standardised(features)
         values = self.layer("regions", WordDense, units, activation="relu")(image)
         values = self.layer("list_of_regions", layers.Reshape, (-1, units))(values)
@@ -388,7 +374,9 @@ class Attention(Decoder):
 
     def joined(self, text, regions, keys, **image):
         """Looks at the regions for the next word."""
-        attention = self.layer("attention", RegionAttention, self.options.units, self.options.heads)
+        attention = self.layer(
+            "attention", RegionAttention, self.built_with.units, self.built_with.heads
+        )
         seen, where = attention(text, keys, regions)
         return self.layer("text_and_seen", layers.Concatenate)([text, seen]), where
 
@@ -406,38 +394,25 @@ def decoder_kind(name: str) -> type[Decoder]:
 def build_decoder(
     name: str, vocabulary_size: int, feature_shape: Sequence[int], **options
 ) -> keras.Model:
-    """Builds the decoder called `name`; `model.settings` says what it was built from.
+    """Builds `[features (n, ...), tokens (n, k, length)] -> logits (n, k, length, vocabulary)`.
 
-    Args:
-        name: a key of `DECODERS`; `SettingsError` if it is unknown.
-        vocabulary_size: number of tokens.
-        feature_shape: of one photograph, `(d,)` pooled or `(g, g, d)` spatial; `SettingsError` if
-            the decoder reads the other kind.
-        options: of `DecoderOptions`, such as `units`.
-
-    Returns:
-        A model `[features (n, ...), tokens (n, k, length)] -> logits (n, k, length, vocabulary)`.
+    `feature_shape` is that of one photograph, `(d,)` pooled or `(g, g, d)` spatial; `options` are
+    those of `DecoderOptions`. `SettingsError` if there is no decoder called `name`, or if it reads
+    features of the other kind. `model.decoder` says what it was built from.
     """
-    settings = DecoderSettings(name, vocabulary_size, tuple(feature_shape), options)
-    decoder = decoder_kind(name)(settings)
+    decoder = decoder_kind(name)(name, vocabulary_size, tuple(feature_shape), options)
     model = decoder.model()
-    model.settings, model.decoder = settings, decoder
+    model.decoder = decoder
     return model
 
 
 def copy_decoder(model: keras.Model, **options) -> keras.Model:
     """Builds a decoder once more, with weights of its own, and perhaps with other options."""
-    known = model.settings
-    options = known.options | options
-    copy = build_decoder(known.name, known.vocabulary_size, known.feature_shape, **options)
+    known = asdict(model.decoder)
+    copy = build_decoder(**known | known.pop("options") | options)
     copy.set_weights(model.get_weights())
     copy.get_layer("standardise").finalize_state()  # which setting weights alone doesn't do
     return copy
-
-
-def search_models(model: keras.Model) -> SearchModels:
-    """Returns the search models of a decoder from `build_decoder`."""
-    return model.decoder.search_models()
 
 
 def standardise(model: keras.Model, features: np.ndarray) -> None:

@@ -8,24 +8,13 @@ import keras
 import numpy as np
 import pandas as pd
 
+from utils import metrics, search
 from utils.batches import CaptionSet
 from utils.captions import Vocabulary
 from utils.decoder import decoder_kind
 from utils.machinery.progress import ProgressBar
-from utils.metrics import Scorer, bleu_counts, bleu_of_counts, meteor, score_captions, tokenize
 from utils.neighbours import Neighbours
-from utils.search import (
-    INVERSE_TEMPERATURES,
-    WIDE,
-    Consensus,
-    Decoders,
-    Features,
-    Hypothesis,
-    Searcher,
-    SearchSettings,
-    Voters,
-    captions_of,
-)
+from utils.search import Consensus, Searcher, SearchSettings, captions_of
 
 BEAMS, LENGTH_PENALTIES = (1, 3, 5), (0.5, 0.7, 1.0, 1.3)  # what a search is chosen from
 ROUNDS = 1000  # of the bootstrap
@@ -34,15 +23,15 @@ _CHOSEN = ("beam", "length_penalty", "inverse_temperature", "voters")
 
 
 def choose_search(
-    decoders: Decoders,
+    decoders: search.Decoders,
     vocabulary: Vocabulary,
-    features: Features,
+    features: search.Features,
     references: Sequence[Sequence[str]],
     *,
     beams: Sequence[int] = BEAMS,
     length_penalties: Sequence[float] = LENGTH_PENALTIES,
     consensus: Consensus | None = None,
-    voters: Sequence[Voters] | None = None,
+    voters: Sequence[search.Voters] | None = None,
 ) -> pd.DataFrame:
     """Scores the captions that every search finds on a split, which is to be dev.
 
@@ -58,30 +47,29 @@ def choose_search(
         consensus), `voters` (their share), the scores, x100, and the `seconds` that the search took
         for all penalties of a beam together.
     """
-    searches = []
+    rows, scorer = [], metrics.Scorer(references)
+
+    def note(begun, ways, found):
+        seconds = time.perf_counter() - begun
+        for chosen, best in zip(ways, found, strict=True):
+            row = dict(zip(_CHOSEN, chosen, strict=True))
+            rows.append(row | scorer(captions_of(best, vocabulary)) | {"seconds": seconds})
+
     total = len(references) * (len(beams) + (consensus is not None))
     with ProgressBar(total=total, desc="searches", unit="photo") as bar:
         for beam in beams:
             begun, penalties = time.perf_counter(), length_penalties if beam > 1 else (1.0,)
             found = Searcher(decoders, beam).best_by_penalty(features, penalties, bar)
-            seconds = time.perf_counter() - begun
-            for penalty, best in zip(penalties, found, strict=True):
-                searches.append((beam, penalty, np.nan, 0.0, best, seconds))
+            note(begun, product([beam], penalties, [np.nan], [0.0]), found)
         if consensus is not None:
-            begun, found = time.perf_counter(), Searcher(decoders, *WIDE).search(features, bar)
-            shares = (0.0,) if voters is None else SHARES
-            ranked = [
-                consensus.rankings(group, INVERSE_TEMPERATURES, own, shares)
-                for group, own in zip(found, voters or [None] * len(found), strict=True)
-            ]
-            seconds = time.perf_counter() - begun
-            for place, weighing in enumerate(product(INVERSE_TEMPERATURES, shares)):
-                best = [groups[place][0] for groups in ranked]
-                searches.append((*WIDE[:2], *weighing, best, seconds))
-    scorer, rows = Scorer(references), []
-    for *chosen, best, seconds in searches:
-        row = dict(zip(_CHOSEN, chosen, strict=True))
-        rows.append(row | scorer(captions_of(best, vocabulary)) | {"seconds": seconds})
+            begun, groups = (
+                time.perf_counter(),
+                Searcher(decoders, *search.WIDE).search(features, bar),
+            )
+            weighing = search.INVERSE_TEMPERATURES, (0.0,) if voters is None else SHARES
+            beam, penalty, _ = search.WIDE
+            found = consensus.best(groups, *weighing, voters)
+            note(begun, product([beam], [penalty], *weighing), found)
     return pd.DataFrame(rows).sort_values("CIDEr", ascending=False, ignore_index=True)
 
 
@@ -114,34 +102,28 @@ def evaluate_system(
     """
     kinds = kinds or [decoder_kind(decoder.name).features for decoder in decoders]
 
-    def features_of(split):
-        arrays = [split[kind].features for kind in kinds]
-        return arrays if len(arrays) > 1 else arrays[0]
+    def of(split):
+        voters = None if neighbours is None else neighbours.voters(split["pooled"].features)
+        return [split[kind].features for kind in kinds], split[kinds[0]].references, voters
 
-    splits = {"dev": dev, "test": test}
-    of_dev = decoders, vocabulary, features_of(dev), dev[kinds[0]].references
-    voters_of = dict.fromkeys(splits)
-    if neighbours is not None:
-        voters_of = {name: neighbours.voters(of["pooled"].features) for name, of in splits.items()}
-    known = {"consensus": consensus, "voters": voters_of["dev"]}
-    chosen = choose_search(*of_dev, **known, **options).iloc[0]
-    search, share = SearchSettings.from_row(chosen), float(chosen["voters"])
+    features, references, voters = of(dev)
+    known = {"consensus": consensus, "voters": voters, **options}
+    chosen = choose_search(decoders, vocabulary, features, references, **known).iloc[0]
+    settings, share = SearchSettings.from_row(chosen), float(chosen["voters"])
+    features, references, voters = of(test)
     if share:
-        groups = Searcher(decoders, *WIDE).search(features_of(test))
-        best = [
-            consensus.rankings(group, [search.inverse_temperature], own, [share])[0][0]
-            for group, own in zip(groups, voters_of["test"], strict=True)
-        ]
+        groups = Searcher(decoders, *search.WIDE).search(features)
+        (best,) = consensus.best(groups, [settings.inverse_temperature], [share], voters)
     else:
-        best = search.searcher(decoders, consensus).best(features_of(test))
-    captions, references = captions_of(best, vocabulary), test[kinds[0]].references
+        best = settings.searcher(decoders, consensus).best(features)
+    captions = captions_of(best, vocabulary)
     row = {
         "name": name,
         "decoders": [decoder.name for decoder in decoders],
         "parameters": sum(decoder.count_params() for decoder in decoders),
-        "beam": search.beam,
-        "length_penalty": search.length_penalty,
-        "inverse_temperature": search.inverse_temperature,
+        "beam": settings.beam,
+        "length_penalty": settings.length_penalty,
+        "inverse_temperature": settings.inverse_temperature,
         "voters": share,
         "dev": {score: float(chosen[score]) for score in chosen.index[len(_CHOSEN) : -1]},
         "test": _all_scores(captions, references),
@@ -167,8 +149,8 @@ def score_row(
 
 
 def _all_scores(captions: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, float]:
-    scores = score_captions(captions, references)
-    if (java_score := meteor(captions, references)) is not None:
+    scores = metrics.score_captions(captions, references)
+    if (java_score := metrics.meteor(captions, references)) is not None:
         scores["METEOR"] = java_score
     return scores
 
@@ -178,7 +160,7 @@ def prediction_rows(
     split: str,
     recipe: str,
     beam: int,
-    hypotheses: Sequence[Hypothesis],
+    hypotheses: Sequence[search.Hypothesis],
     vocabulary: Vocabulary,
 ) -> pd.DataFrame:
     """The captions of a split as `predictions.csv` keeps them, a row for each photograph."""
@@ -206,7 +188,7 @@ def scores_against_all_but_one(
     See `utils.metrics.leave_one_out`: against fewer references captions score lower.
     """
     rounds = [
-        score_captions(captions, [group[:out] + group[out + 1 :] for group in references])
+        metrics.score_captions(captions, [group[:out] + group[out + 1 :] for group in references])
         for out in range(min(map(len, references)))
     ]
     return pd.DataFrame(rounds).mean().to_dict()
@@ -227,15 +209,15 @@ def describe_captions(
     vocabulary: Vocabulary,
 ) -> dict[str, float]:
     """Counts what shows whether a decoder speaks freely or repeats its `training` captions."""
-    words = [tokenize(caption) for caption in captions]
-    human = [len(tokenize(caption)) for caption in chain.from_iterable(references)]
-    known = {tuple(tokenize(caption)) for caption in chain.from_iterable(training)}
+    words = list(map(metrics.tokenize, captions))
+    human = [len(metrics.tokenize(caption)) for caption in chain(*references)]
+    known = {tuple(metrics.tokenize(caption)) for caption in chain(*training)}
     return {
         "images": len(captions),
         "distinct": len(set(map(tuple, words))),
         "mean_length": float(np.mean([len(tokens) for tokens in words])),
         "human_mean_length": float(np.mean(human)),
-        "words_used": len(set(chain.from_iterable(words))),
+        "words_used": len(set(chain(*words))),
         "vocabulary": len(vocabulary) - 4,
         "seen_in_training": sum(tuple(tokens) in known for tokens in words),
     }
@@ -247,18 +229,17 @@ def describe_captions(
 def bootstrap_intervals(
     captions: Sequence[str],
     references: Sequence[Sequence[str]],
-    rounds: int = ROUNDS,
     seed: int = 42,
 ) -> dict[str, tuple[float, float]]:
     """Bootstrap 95 % confidence intervals (Koehn 2004): {"CIDEr": (low, high), "BLEU-4": …}, x100.
 
-    As many photographs are drawn from the set as it has, with replacement, `rounds` times, and each
+    As many photographs are drawn from the set as it has, with replacement, `ROUNDS` times, and each
     draw is scored. That tells what the choice of photographs does, not what another seed would. A
     photograph's CIDEr stays what it is in the whole set, which gives the n-grams their weights.
     """
     return {
         score: tuple(np.percentile(values, [2.5, 97.5]).tolist())
-        for score, values in _resampled_scores(captions, references, rounds, seed).items()
+        for score, values in _resampled_scores(captions, references, seed).items()
     }
 
 
@@ -274,20 +255,20 @@ def paired_bootstrap(
     tests for machine translation evaluation"), so a difference can be significant where their
     intervals overlap. 0.95 or more is commonly asked for; a tie counts half.
     """
-    left, right = (_resampled_scores(one, references, ROUNDS, seed) for one in (captions, others))
+    left, right = (_resampled_scores(one, references, seed) for one in (captions, others))
     return {
         score: float(np.mean((left[score] > right[score]) + 0.5 * (left[score] == right[score])))
         for score in left
     }
 
 
-def _resampled_scores(captions, references, rounds: int, seed: int) -> dict[str, np.ndarray]:
-    """Scores of each draw, `(rounds,)`: both are sums over photographs, or made from such sums."""
-    scorer, candidates = Scorer(references), [tokenize(caption) for caption in captions]
-    cider, counts = scorer.cider.scores(candidates), bleu_counts(candidates, scorer.references)
-    count = len(candidates)
-    times_drawn = np.random.default_rng(seed).multinomial(count, [1 / count] * count, size=rounds)
+def _resampled_scores(captions, references, seed: int) -> dict[str, np.ndarray]:
+    """Scores of each draw, `(ROUNDS,)`: both are sums over photographs, or made from such sums."""
+    scorer, candidates = metrics.Scorer(references), list(map(metrics.tokenize, captions))
+    counts, number = metrics.bleu_counts(candidates, scorer.references), len(candidates)
+    random = np.random.default_rng(seed)
+    times_drawn = random.multinomial(number, [1 / number] * number, size=ROUNDS)
     return {
-        "CIDEr": times_drawn @ cider / count,
-        "BLEU-4": bleu_of_counts(times_drawn @ counts)[:, -1],
+        "CIDEr": times_drawn @ scorer.cider.scores(candidates) / number,
+        "BLEU-4": metrics.bleu_of_counts(times_drawn @ counts)[:, -1],
     }

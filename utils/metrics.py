@@ -89,13 +89,12 @@ def bleu_counts(candidates: Sequence[Tokens], references: Sequence[Sequence[Toke
     """
     counts = np.zeros((len(candidates), 2 * MAX_ORDER + 1), int)
     for row, candidate, own_references in zip(counts, candidates, references, strict=True):
-        for order in range(1, MAX_ORDER + 1):
-            own = ngrams(candidate, order)
-            allowed = Counter()
-            for reference in own_references:
-                allowed |= ngrams(reference, order)
-            row[order - 1] = (own & allowed).total()
-            row[MAX_ORDER + order - 1] = own.total()
+        own, allowed = all_ngrams(candidate), Counter()
+        for reference in own_references:
+            allowed |= all_ngrams(reference)
+        for ngram, count in own.items():
+            row[len(ngram) - 1] += min(count, allowed[ngram])
+            row[MAX_ORDER + len(ngram) - 1] += count
         lengths = [len(reference) for reference in own_references]
         row[-1] = min(lengths, key=lambda length: (abs(length - len(candidate)), length))
     return counts
@@ -196,8 +195,7 @@ def all_ngrams(tokens: Sequence) -> Counter:
 class Scorer:
     """Scores raw captions against raw references under `PROTOCOL`; reads the references once.
 
-    Raises:
-        ValueError: a photograph has no reference or caption, or there are no photographs.
+    `ValueError` if a photograph has no reference or caption, or there are no photographs.
     """
 
     def __init__(self, references: Sequence[Sequence[str]]):
@@ -228,10 +226,10 @@ def meteor(captions: Sequence[str], references: Sequence[Sequence[str]]) -> floa
     scorer = _java_meteor()
     if scorer is None:
         return None
-    groups = ([[text] for text in captions], references)
+    sides = ([[text] for text in captions], references)
     candidates, grouped = (
-        {place: [" ".join(tokenize(text)) for text in group] for place, group in enumerate(each)}
-        for each in groups
+        {place: [" ".join(tokenize(text)) for text in group] for place, group in enumerate(side)}
+        for side in sides
     )
     return 100 * scorer.compute_score(grouped, candidates)[0]
 
@@ -239,13 +237,11 @@ def meteor(captions: Sequence[str], references: Sequence[Sequence[str]]) -> floa
 @cache
 def _java_meteor():
     """The Java program, started once, since it reads its tables for seconds; or None."""
-    if shutil.which("java") is None:
-        return None
     try:
         from pycocoevalcap.meteor.meteor import Meteor
     except ImportError:
         return None
-    return Meteor()
+    return Meteor() if shutil.which("java") else None
 
 
 # How much people agree
@@ -281,10 +277,10 @@ def leave_one_out(
         candidates = [written[row][held_out] for row in photos]
         others = [tokens[row][:held_out] + tokens[row][held_out + 1 :] for row in photos]
         rouge = [rouge_l([own], [rest]) for own, rest in zip(candidates, others, strict=True)]
-        rouge_of += zip(photos, rouge, strict=True)
+        rouge_of.append(pd.Series(rouge, index=photos))
         orders, cider = bleu(candidates, others), Cider(others).scores(candidates)
         rounds.append([orders[0], orders[-1], np.mean(rouge), cider.mean()])
     names = ["BLEU-1", "BLEU-4", "ROUGE-L", "CIDEr"]
     scores = dict(zip(names, np.mean(rounds, axis=0).tolist(), strict=True))
-    by_photo = pd.DataFrame(rouge_of, columns=["photo", "rouge"]).groupby("photo")["rouge"].mean()
-    return Agreement(scores, by_photo.reindex(range(len(tokens))).to_numpy())
+    by_photo = pd.concat(rouge_of).groupby(level=0).mean().reindex(range(len(tokens)))
+    return Agreement(scores, by_photo.to_numpy())

@@ -3,6 +3,8 @@
 After Devlin et al. (2015), "Exploring Nearest Neighbor Approaches for Image Captioning".
 """
 
+from itertools import chain
+
 import numpy as np
 
 from utils.batches import CaptionSet
@@ -41,10 +43,9 @@ class Neighbours:
             nearest = np.argsort(-likeness, kind="stable")[:COUNT]
             weights = np.exp(INVERSE_TEMPERATURE * (likeness[nearest] - likeness[nearest[0]]))
             groups = [self._captions[photo] for photo in nearest]
-            each = [weight / len(group) for weight, group in zip(weights, groups, strict=True)]
-            weights = np.repeat(each, [len(group) for group in groups])
-            captions = [caption for group in groups for caption in group]
-            found.append(Voters(captions, weights / weights.sum()))
+            sizes = list(map(len, groups))
+            weights = np.repeat(weights / sizes, sizes)
+            found.append(Voters([*chain(*groups)], weights / weights.sum()))
         return found
 
     def _directions_of(self, rooted: np.ndarray) -> np.ndarray:

@@ -14,7 +14,6 @@ import pandas as pd
 from keras import ops
 
 from utils.captions import END, PAD, START, UNKNOWN, Vocabulary
-from utils.decoder import SearchModels, search_models
 from utils.machinery.errors import SettingsError, StaleArtefactError
 from utils.machinery.files import invalid, read_arrays, require, write_arrays
 from utils.machinery.progress import ProgressBar
@@ -23,6 +22,7 @@ from utils.metrics import MAX_ORDER, Cider, all_ngrams
 MAX_TOKENS = 30  # longer captions are one in a thousand on Flickr8k
 _NEVER = -1e9  # log-probability of what must not be chosen; finite, so that sums stay finite
 
+SearchModels = tuple[keras.Model, keras.Model]  # of a decoder: its start, and a step
 Decoders = keras.Model | Sequence[keras.Model]  # one, or several that say each word together
 TokenIds = tuple[int, ...]  # of a caption
 Features = np.ndarray | Sequence[np.ndarray]  # `(n, …)`, of each decoder an array
@@ -35,8 +35,8 @@ class StartStep(keras.Model):
 
     def __init__(self, models: Sequence[SearchModels], hypotheses: int):
         super().__init__(dtype="float32")
-        self.starts = [pair.start for pair in models]
-        self.own = [set(pair.step.output) for pair in models]  # each hypothesis needs its own copy
+        self.starts = [start for start, _ in models]
+        self.own = [set(step.output) for _, step in models]  # each hypothesis needs its own copy
         self.hypotheses = hypotheses
 
     def call(self, inputs):
@@ -59,7 +59,7 @@ class Step(keras.Model):
 
     def __init__(self, models: Sequence[SearchModels]):
         super().__init__(dtype="float32")
-        self.steps = [pair.step for pair in models]
+        self.steps = [step for _, step in models]
 
     def next_words(self, inputs):
         """Asks every decoder, and takes the mean of their log-probabilities.
@@ -132,13 +132,14 @@ class CaptionSampler:
     """Draws `samples` captions of each photograph from a decoder; keeps its compiled step."""
 
     def __init__(self, model: keras.Model, samples: int, max_tokens: int):
-        models = [search_models(model)]
+        models = [model.decoder.search_models()]
         self._start, self._step = StartStep(models, samples), SampleStep(models)
         self._samples, self._max_tokens = samples, max_tokens
 
     def draw(self, features: np.ndarray, random: np.random.Generator) -> np.ndarray:
         """Draws captions: `(n, samples, length)` int32, each to its END or cut off, then PAD."""
-        states = _on_device(self._start.predict_on_batch([features]))
+        states = self._start.predict_on_batch([features])
+        states = keras.tree.map_structure(ops.convert_to_tensor, states)  # to the device, once
         shape = (len(features), self._samples)
         token = np.full((*shape, 1), START, "int32")
         ended = np.zeros(shape, bool)
@@ -151,11 +152,6 @@ class CaptionSampler:
             ended |= token[..., 0] == END
             states |= outputs
         return np.stack(columns, axis=-1)
-
-
-def _on_device(states: dict[str, np.ndarray]) -> dict:
-    """Moves states there once; most of them serve every step."""
-    return {name: ops.convert_to_tensor(value) for name, value in states.items()}
 
 
 # Beam search
@@ -177,6 +173,8 @@ class Hypothesis:
 class Searcher:
     """Finds captions; keeps its compiled step, so make it once and use it often.
 
+    `SettingsError` if a setting is out of range, or the decoders have different vocabularies.
+
     Args:
         model: a decoder, or several with the same vocabulary, which then decide together: a word's
             score is the mean of their log-probabilities.
@@ -186,9 +184,6 @@ class Searcher:
         max_tokens: where search gives up on a hypothesis, 1 to 200.
         batch_size: photographs searched at once.
         rank: orders the hypotheses of a photograph, as `Consensus.rank` does; None: by their score.
-
-    Raises:
-        SettingsError: a setting is out of range, or the decoders have different vocabularies.
     """
 
     def __init__(
@@ -208,15 +203,13 @@ class Searcher:
             raise SettingsError(f"The decoders know {sizes} tokens; {expected}.")
         self.beam, self.length_penalty, self.max_tokens = beam, length_penalty, max_tokens
         self.batch_size, self.rank = batch_size, rank
-        models = [search_models(decoder) for decoder in decoders]
+        models = [decoder.decoder.search_models() for decoder in decoders]
         self._start, self._step = StartStep(models, beam), BeamStep(models, beam)
 
     def search(self, features: Features, bar: ProgressBar | None = None) -> list[list[Hypothesis]]:
         """Returns up to `beam` different hypotheses for each photograph, best first.
 
-        Args:
-            features: `(n, ...)`, as the decoder was trained on; for several a list of arrays.
-            bar: a progress bar to move on by each photograph.
+        `features` are `(n, ...)`, as the decoder was trained on; for several a list of arrays.
         """
         found = self._find(features, [self.length_penalty], self.beam, bar)
         return [group if self.rank is None else self.rank(group) for (group,) in found]
@@ -243,7 +236,7 @@ class Searcher:
         A photograph that is done makes room for the next: few have long captions.
         """
         decoders = len(self._start.starts)
-        arrays = [features] if decoders == 1 else features
+        arrays = features if isinstance(features, (list, tuple)) else [features]
         counts = [len(array) for array in arrays]
         if len(counts) != decoders or len(set(counts)) != 1:
             given = f"There are {decoders} decoders and features of {counts} photographs"
@@ -266,7 +259,7 @@ class Searcher:
                         if name not in states:
                             states[name] = np.empty((batch, *value.shape), value.dtype)
                         states[name][row] = value
-                states = _on_device(states)
+                states = keras.tree.map_structure(ops.convert_to_tensor, states)
             outputs = self._step.predict_on_batch({"token": token, "total": total, **states})
             token, new_total = np.array(outputs.pop("token")), outputs.pop("total")
             parent, look = outputs.pop("parent"), outputs.pop("attention", None)
@@ -404,6 +397,18 @@ class Consensus:
         """
         return self.rankings(group, [inverse_temperature])[0]
 
+    def best(
+        self,
+        groups: Sequence[Sequence[Hypothesis]],
+        inverse_temperatures: Sequence[float],
+        shares: Sequence[float] = (0.0,),
+        voters: Sequence[Voters] | None = None,
+    ) -> list[list[Hypothesis]]:
+        """What `rankings` puts first of each photograph, for each temperature with each share."""
+        each = zip(groups, voters or [None] * len(groups), strict=True)
+        ranked = [self.rankings(group, inverse_temperatures, own, shares) for group, own in each]
+        return [[group[0] for group in way] for way in zip(*ranked, strict=True)]
+
     def rankings(
         self,
         group: Sequence[Hypothesis],
@@ -436,27 +441,26 @@ class Consensus:
 
         Without references the captions are compared with one another.
         """
-        both = [captions, captions if references is None else references]
-        counts = [[all_ngrams(caption) for caption in side] for side in both]
-        ngrams = dict.fromkeys(chain(*chain(*counts)))
-        columns = {ngram: place for place, ngram in enumerate(ngrams)}
+        references = captions if references is None else references
+        counts = [all_ngrams(caption) for caption in (*captions, *references)]
+        columns = {ngram: place for place, ngram in enumerate(dict.fromkeys(chain(*counts)))}
         frequencies = [self.frequencies.get(ngram, 1) for ngram in columns] or [1]
         rarity = np.log(self.photographs) - np.log(frequencies)
         orders = np.array([len(ngram) for ngram in columns])
-        vectors = [np.zeros((len(side), len(columns))) for side in both]
-        for side, counted in zip(vectors, counts, strict=True):
-            for row, count in enumerate(counted):
-                for ngram, times in count.items():
-                    side[row, columns[ngram]] = times * rarity[columns[ngram]]
-        result = np.zeros((len(both[0]), len(both[1])))
+        vectors = np.zeros((len(counts), len(columns)))
+        for vector, count in zip(vectors, counts, strict=True):
+            for ngram, times in count.items():
+                vector[columns[ngram]] = times * rarity[columns[ngram]]
+        bigrams = np.array([max(len(caption) - 1, 0) for caption in (*captions, *references)])
+        ours, theirs = slice(len(captions)), slice(len(captions), None)
+        result = np.zeros((len(captions), len(references)))
         for order in range(1, MAX_ORDER + 1):
-            ours, theirs = (side[:, orders == order] for side in vectors)
-            lengths = [np.sqrt((part**2).sum(1)) for part in (ours, theirs)]
-            products = np.array([np.minimum(ours, row) @ row for row in theirs]).T
-            norms = lengths[0][:, None] * lengths[1]
+            part = vectors[:, orders == order]
+            products = np.array([np.minimum(part[ours], row) @ row for row in part[theirs]]).T
+            norms = np.sqrt((part**2).sum(1))
+            norms = np.outer(norms[ours], norms[theirs])
             result += np.divide(products, norms, out=np.zeros_like(products), where=norms > 0)
-        bigrams = [np.array([max(len(caption) - 1, 0) for caption in side]) for side in both]
-        gap = bigrams[0][:, None] - bigrams[1]
+        gap = np.subtract.outer(bigrams[ours], bigrams[theirs])
         return 10 / MAX_ORDER * result * np.exp(-(gap**2) / (2 * Cider.SIGMA**2))
 
     def save(self, file: Path) -> None:

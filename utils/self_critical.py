@@ -20,7 +20,7 @@ import numpy as np
 from utils.batches import CaptionSet, bucket_length
 from utils.captions import END, PAD, START, Vocabulary
 from utils.decoder import copy_decoder
-from utils.machinery.checkpoints import seconds_per_epoch
+from utils.machinery.checkpoints import read_seconds
 from utils.machinery.devices import Devices, distributed, share
 from utils.machinery.files import content_hash
 from utils.metrics import Cider, tokenize
@@ -105,40 +105,25 @@ def train_self_critical(
     Args:
         first: the finished first stage; this one lies in a folder inside its own.
         recipe: of the first stage, whose `clip_norm` is kept.
-        stage: how to train.
         vocabulary, training, dev, devices: as for the first stage.
         epochs: cuts the stage's epochs short.
         seed: of drawing and of the order of the photographs.
 
-    Returns:
-        The decoder after the best epoch by dev CIDEr. Where nothing got better that is epoch 0, the
-        first stage.
-
-    Raises:
-        FolderInUseError, DiskFullError, StaleArtefactError, DivergedError: as `fit_resumably`.
+    Returns the decoder after the best epoch by dev CIDEr: where nothing got better, that of epoch
+    0, the first stage. Raises what `fit_resumably` does.
     """
     stage = replace(stage, epochs=min(epochs or stage.epochs, stage.epochs))
     identity = {"first": first.folder.name, "best_epoch": first.best_epoch, "stage": asdict(stage)}
     identity["seed"] = seed
-    steps = -(-len(training.photos) // stage.batch_size)
     with distributed(devices):
         model = copy_decoder(first.model, image_dropout=0.0, text_dropout=0.0, output_dropout=0.0)
-
-        def prepare(done):
-            decay = keras.optimizers.schedules.CosineDecay
-            rate = decay(stage.learning_rate, steps * stage.epochs)
-            optimizer = keras.optimizers.Adam(rate, clipnorm=recipe.clip_norm)
-            optimizer.build(model.trainable_variables)
-            model.compile(optimizer, WeightedTokenLoss())
-            return steps, partial(_fit, model, stage, vocabulary, training, seed)
-
         second = fit_resumably(
             model,
+            partial(_fit, model, stage, recipe.clip_norm, vocabulary, training, seed),
             folder=first.folder / f"self_critical-{content_hash(identity)[:8]}",
             identity=identity,
             figures={"reward": "reward"},
             epochs=stage.epochs,
-            prepare=prepare,
             vocabulary=vocabulary,
             dev=dev,
             seed=seed,
@@ -158,15 +143,21 @@ def summarise_self_critical(training: Training, first: Training) -> dict:
         "best_dev_cider": float(max(history["dev_cider"].max(), first.history["dev_cider"].max())),
         "final_dev_cider": float(history["dev_cider"].iloc[-1]),
         "best_epoch": training.best_epoch,
-        "seconds_per_epoch": seconds_per_epoch(training.folder),
+        "seconds_per_epoch": float(read_seconds(training.folder)["seconds"].median()),
     }
 
 
-def _fit(model, stage: SelfCritical, vocabulary, training: CaptionSet, seed: int, journal) -> None:
+def _fit(model, stage: SelfCritical, clip_norm, vocabulary, training, seed, journal) -> None:
     """Trains the epochs that `journal` hasn't yet: draw, score, and a step after the advantages."""
+    steps = -(-len(training.photos) // stage.batch_size)
+    rate = keras.optimizers.schedules.CosineDecay(stage.learning_rate, steps * stage.epochs)
+    optimizer = keras.optimizers.Adam(rate, clipnorm=clip_norm)
+    optimizer.build(model.trainable_variables)
+    model.compile(optimizer, WeightedTokenLoss())
     reward = CaptionReward(training.references, vocabulary)
     sampler = CaptionSampler(model, stage.samples, stage.max_tokens)
     journal.set_model(model)
+    journal.set_params({"epochs": stage.epochs, "steps": steps})
     journal.on_train_begin()
     for epoch in range(len(journal.history), stage.epochs):
         journal.on_epoch_begin(epoch)

@@ -20,19 +20,11 @@ from utils.batches import CaptionSet
 from utils.captions import PAD, Vocabulary
 from utils.decoder import build_decoder, decoder_kind, standardise
 from utils.machinery import checkpoints
-from utils.machinery.devices import (
-    Devices,
-    distributed,
-    from_first,
-    is_first,
-    keep_memory,
-    require_same,
-    share,
-)
+from utils.machinery.devices import Devices, distributed, from_first, is_first, keep_memory, share
 from utils.machinery.errors import CaptionProjectError
 from utils.machinery.files import content_hash
 from utils.machinery.progress import ProgressBar
-from utils.metrics import Cider, tokenize
+from utils.metrics import Scorer, tokenize
 from utils.search import Searcher, captions_of
 
 # What the history keeps of an epoch, and what Keras calls it; losses in nats per token.
@@ -195,7 +187,6 @@ def train(
     """Trains a decoder, or goes on where an earlier call with the same arguments was killed.
 
     Args:
-        recipe: how to train.
         decoder: a key of `utils.decoder.DECODERS`.
         vocabulary: made with the recipe's cleaning from the training split.
         training, dev: the split to learn from, and the one that chooses the epoch.
@@ -204,57 +195,45 @@ def train(
         seed: of first weights, shuffling and dropout.
         devices: over what to distribute it; None: one device.
 
-    Raises:
-        FolderInUseError, DiskFullError, StaleArtefactError, DivergedError: as `fit_resumably`.
+    Raises what `fit_resumably` does.
     """
     epochs = min(epochs or recipe.epochs, recipe.epochs)
-    identity = training_identity(recipe, decoder, vocabulary, training, dev, epochs, seed)
+    known = {"vocabulary": vocabulary, "dev": dev, "epochs": epochs, "seed": seed}
+    identity = training_identity(recipe, decoder, training=training, **known)
     with distributed(devices):
         keras.utils.set_random_seed(seed)
         shape = training.features.shape[1:]
         model = build_decoder(decoder, len(vocabulary), shape, **recipe.decoder_options)
 
-        def prepare(done):
+        def fit(journal):
             standardise(model, training.features)
-            return prepare_fit(model, recipe, vocabulary, training, dev, epochs, done, seed)
+            fit_decoder(journal, model, recipe, training, **known)
 
-        return fit_resumably(
-            model,
-            folder=folder / f"{recipe.name}_{decoder}-{content_hash(identity)[:8]}",
-            identity=identity,
-            figures=LOSSES,
-            epochs=epochs,
-            prepare=prepare,
-            vocabulary=vocabulary,
-            dev=dev,
-            seed=seed,
-        )
+        own = folder / f"{recipe.name}_{decoder}-{content_hash(identity)[:8]}"
+        return fit_resumably(model, fit, folder=own, identity=identity, figures=LOSSES, **known)
 
 
-def prepare_fit(
-    model,
-    recipe,
-    vocabulary,
-    training,
-    dev,
+def fit_decoder(
+    journal: "Journal",
+    model: keras.Model,
+    recipe: Recipe,
+    training: CaptionSet,
+    *,
+    vocabulary: Vocabulary,
+    dev: CaptionSet,
     epochs: int,
-    done: int,
     seed: int,
     optimizer: Callable = keras.optimizers.AdamW,
-) -> tuple[int, Callable]:
-    """Compiles a model for a recipe; returns what `fit_resumably` asks of `prepare`."""
-    options = {"by_photo": recipe.by_photo, "share": share()}
+) -> None:
+    """Compiles a model for a recipe and trains it, as `fit` of `fit_resumably` has to."""
+    done, options = len(journal.history), {"by_photo": recipe.by_photo, "share": share()}
     shuffling = {"seed": seed, "epoch": done, "mirrored": training.mirrored}
     batches = training.batches(vocabulary, batch_size=recipe.batch_size, **shuffling, **options)
     dev_batches = dev.batches(vocabulary, batch_size=256, **options)
     compile_decoder(model, recipe, epochs * len(batches), optimizer)
-
-    def fit(journal):
-        # Keras shuffles nothing: the batches do it themselves, the same way after a resume.
-        options = {"epochs": epochs, "initial_epoch": done, "shuffle": False, "verbose": 0}
-        model.fit(batches, validation_data=dev_batches, callbacks=[journal], **options)
-
-    return len(batches), fit
+    # Keras shuffles nothing: the batches do it themselves, the same way after a resume.
+    options = {"epochs": epochs, "initial_epoch": done, "shuffle": False, "verbose": 0}
+    model.fit(batches, validation_data=dev_batches, callbacks=[journal], **options)
 
 
 def compile_decoder(
@@ -270,12 +249,12 @@ def compile_decoder(
 
 def fit_resumably(
     model: keras.Model,
+    fit: Callable[["Journal"], None],
     *,
     folder: Path,
     identity: dict,
     figures: Mapping[str, str],
     epochs: int,
-    prepare: Callable[[int], tuple[int, Callable]],
     vocabulary: Vocabulary,
     dev: CaptionSet,
     seed: int,
@@ -288,12 +267,11 @@ def fit_resumably(
 
     Args:
         model: what learns; with the weights of its best epoch afterwards.
+        fit: compiles it and trains the epochs that the `history` of its callback lacks.
         folder: of this training alone.
         identity: all that the result depends on; kept in the folder.
         figures: of an epoch, for each column of the history the name in Keras's logs.
         epochs: in all.
-        prepare: compiles the model before the epoch `done`, counted from 0; returns how many
-            batches an epoch has, and what trains the epochs to come with the callback it is given.
         vocabulary, dev: for the dev CIDEr of greedy captions, which chooses the best epoch.
         seed: of dropout.
         decoder: the part of the model that makes captions, if it is not all of it.
@@ -306,24 +284,18 @@ def fit_resumably(
         DivergedError: losses or weights are no longer finite.
     """
     columns = ["epoch", *figures, "dev_cider", "learning_rate"]
-    with checkpoints.training_folder(folder, identity):
-        history = checkpoints.read_history(folder, columns)
-        require_same([identity, len(history)], f"the training {folder.name}")
-        if (done := len(history)) < epochs:
+    with checkpoints.training_folder(folder, identity, columns) as history:
+        if len(history) < epochs:
             keep_memory()
-            steps, fit = prepare(done)
-            if done:
-                checkpoints.load_epoch(model, folder, done)
             decoder = decoder or model
-            searcher = Searcher(decoder, beam=1)
-            cider = Cider([[tokenize(text) for text in group] for group in dev.references])
+            searcher, cider = Searcher(decoder, beam=1), Scorer(dev.references).cider
 
             def score() -> float:
                 features = dev.features if dev_features is None else dev_features()
                 captions = captions_of(searcher.best(features), vocabulary)
                 return float(cider.scores([tokenize(text) for text in captions]).mean())
 
-            journal = Journal(folder, history, figures, decoder, score, epochs, steps, seed)
+            journal = Journal(folder, history, figures, decoder, score, seed)
             fit(journal)
             history = journal.history
         best_epoch = checkpoints.best_epoch_of(history)
@@ -332,18 +304,23 @@ def fit_resumably(
 
 
 class Journal(keras.callbacks.Callback):
-    """Writes every epoch to disk, scores dev, and draws the progress bar; see `fit_resumably`."""
+    """Loads the last epoch, writes those to come, scores dev, and draws the progress bar.
 
-    def __init__(self, folder, history, figures, decoder, score, epochs, steps, seed):
+    See `fit_resumably`; `history` has a row for each epoch so far.
+    """
+
+    def __init__(self, folder, history, figures, decoder, score, seed):
         super().__init__()
         self.folder, self.history, self.figures = folder, history, figures
         self.decoder, self.score, self.seed = decoder, score, seed
-        self.epochs, self.steps = epochs, steps
 
     def on_train_begin(self, logs=None):
+        done, steps = len(self.history), self.params["steps"]
+        if done:
+            checkpoints.load_epoch(self.model, self.folder, done)
         self.bar = ProgressBar(
-            total=self.epochs * self.steps,
-            initial=len(self.history) * self.steps,
+            total=self.params["epochs"] * steps,
+            initial=done * steps,
             desc=self.folder.name.rsplit("-", 1)[0],
             bar_format="{desc}: {percentage:.0f}% |{bar:6}| [{elapsed}<{remaining}{postfix}]",
             mininterval=1,
@@ -399,11 +376,11 @@ def summarise(training: Training) -> dict:
         "final_dev_loss": float(history["dev_loss"].iloc[-1]),
         "best_dev_cider": float(history["dev_cider"].max()),
         "best_epoch": training.best_epoch,
-        "seconds_per_epoch": checkpoints.seconds_per_epoch(training.folder),
+        "seconds_per_epoch": float(checkpoints.read_seconds(training.folder)["seconds"].median()),
     }
 
 
-def training_identity(recipe, decoder, vocabulary, training, dev, epochs, seed) -> dict:
+def training_identity(recipe, decoder, *, vocabulary, training, dev, epochs, seed) -> dict:
     """Returns everything that a training's result depends on; equal identities, equal results."""
     return {
         "recipe": asdict(recipe),

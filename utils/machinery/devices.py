@@ -25,24 +25,16 @@ _process, _processes = 0, 1  # which process this is, of how many; `start` sets 
 
 @dataclass(frozen=True)
 class Devices:
-    """Over how many devices and processes a training is distributed."""
+    """Over how many devices and processes a training is distributed, and which process this is."""
 
-    count: int  # of all processes together
+    count: int = 1  # of all processes together; a multiple of `processes`
     processes: int = 1
+    process: int = 0  # counted from 0
 
     @classmethod
     def of(cls, settings: Settings) -> "Devices | None":
         """Returns what the settings ask for, None for one device."""
         return None if settings.devices == 1 else cls(settings.devices, settings.processes)
-
-
-@dataclass(frozen=True)
-class Share:
-    """Which part of every batch this process feeds."""
-
-    process: int = 0  # counted from 0
-    processes: int = 1
-    devices: int = 1  # of all processes together; a multiple of `processes`
 
     def places(self, count: int) -> np.ndarray:
         """Lists this process's places in a batch of `count` rows, `(n,)` int64, in order.
@@ -50,7 +42,7 @@ class Share:
         `n` is the same for every process: where that doesn't come out even, a place is -1, and
         there goes any row, which must count nothing.
         """
-        places = np.arange(-(-count // self.devices) * self.devices)
+        places = np.arange(-(-count // self.count) * self.count)
         places[count:] = -1
         return np.split(places, self.processes)[self.process]
 
@@ -94,22 +86,39 @@ def distributed(devices: Devices | None) -> Iterator[None]:
     if devices is None:
         yield
         return
-    names = _device_names(devices)
+    _require_jax(f"DEVICES is {devices.count}")
+    if devices.processes != _processes:
+        raise SettingsError(
+            f"PROCESSES is {devices.processes}, and notebooks run in one process. Start `python -m "
+            "tools.several_processes` once for each PROCESS first; the notebooks, without "
+            "PROCESSES, take up what it made."
+        )
+    import jax
     import keras
 
+    names, each = [], devices.count // devices.processes
+    for process in range(devices.processes):  # the first devices of every process
+        found = [one for one in jax.devices() if one.process_index == process]
+        if len(found) < each:
+            raise SettingsError(
+                f"DEVICES is {devices.count}: each process needs {each}, and process {process} has "
+                f"{len(found)}. Set DEVICES to what there is; to try it out on a CPU, set "
+                f"XLA_FLAGS=--xla_force_host_platform_device_count={each} too."
+            )
+        names += [f"{one.platform}:{one.id}" for one in found[:each]]
     # Each process feeds its own share, so Keras has nothing to divide.
     with keras.distribution.DataParallel(devices=names, auto_shard_dataset=False).scope():
         yield
 
 
-def share() -> Share:
-    """Which part of every batch this process feeds: all of it outside of `distributed`."""
+def share() -> Devices:
+    """Tells by its `places` which part of every batch to feed: outside of `distributed` all."""
     import keras
 
     distribution = keras.distribution.distribution()
     if distribution is None:
-        return Share()
-    return Share(_process, _processes, distribution.device_mesh.devices.size)
+        return Devices()
+    return Devices(distribution.device_mesh.devices.size, _processes, _process)
 
 
 def keep_memory() -> None:
@@ -155,31 +164,6 @@ def _gather(content: bytes) -> list[bytes]:
     # One byte more, as nothing can't be gathered; and bytes, as JAX shortens float64.
     gathered = process_allgather(np.frombuffer(content + b"\0", np.uint8))
     return [row.tobytes()[:-1] for row in np.asarray(gathered)]
-
-
-def _device_names(devices: Devices) -> list[str]:
-    """Names of the devices to distribute over, the first ones of every process."""
-    _require_jax(f"DEVICES is {devices.count}")
-    if devices.processes != _processes:
-        raise SettingsError(
-            f"PROCESSES is {devices.processes}, and notebooks run in one process. Start `python -m "
-            "tools.several_processes` once for each PROCESS first; the notebooks, without "
-            "PROCESSES, take up what it made."
-        )
-    import jax
-
-    each = devices.count // devices.processes
-    chosen = []
-    for process in range(devices.processes):
-        found = [device for device in jax.devices() if device.process_index == process]
-        if len(found) < each:
-            raise SettingsError(
-                f"DEVICES is {devices.count}: each process needs {each}, and process {process} has "
-                f"{len(found)}. Set DEVICES to what there is; to try it out on a CPU, set "
-                f"XLA_FLAGS=--xla_force_host_platform_device_count={each} too."
-            )
-        chosen += found[:each]
-    return [f"{device.platform}:{device.id}" for device in chosen]
 
 
 def _require_jax(reason: str) -> None:
