@@ -6,6 +6,7 @@ report/report.pdf from them; `--from report/published/<run>` builds that again w
 """
 
 import argparse
+import csv
 import random
 import shutil
 import sys
@@ -19,6 +20,8 @@ from pathlib import Path
 import typst
 from PIL import Image
 
+from tools.markdown import ENCODERS
+from tools.report_charts import draw_original_recipe, draw_run
 from utils.machinery.errors import CaptionProjectError, MissingStageError, StaleArtefactError
 from utils.machinery.files import atomic_path, read_json, write_json
 from utils.machinery.quiet import quiet_start
@@ -123,7 +126,68 @@ def lay_out(run_folder: Path, folder: Path) -> Path:
     for name in SOURCES:
         shutil.copy(REPORT / name, folder)
     copy_run(run_folder, folder / "run")
+    draw_run(run_folder, folder / "run" / "figures")
+    runs = runs_beside(run_folder)
+    write_json(folder / "beside.json", runs)
+    if len(runs) > 1:
+        histories = {run["encoder"]: run["original_history"] for run in runs}
+        draw_original_recipe(histories, folder / "original_recipe.svg")
     return folder / "report.typ"
+
+
+def runs_beside(run_folder: Path) -> list[dict]:
+    """The published runs on the same test photographs, one for each encoder, this run among them.
+
+    Each holds what its `metrics.json` and `comparison.json` do, the encoder's name for readers, and
+    the original recipe's losses and dev CIDEr by epoch. The encoder of the original recipe comes
+    first. Of two published runs with the same encoder the one that is better on dev is taken. A run
+    whose encoder is untrained has no others beside it.
+    """
+    this = _compared(run_folder)
+    of_encoder = {}
+    published = sorted(PUBLISHED.glob("*/metrics.json"))
+    for file in published if this["metrics"]["encoder"]["trained"] else ():
+        other = _compared(file.parent)
+        name = other["metrics"]["encoder"]["name"]
+        if _conditions(other) == _conditions(this) and _on_dev(other) > _on_dev(
+            of_encoder.get(name)
+        ):
+            of_encoder[name] = other
+    of_encoder[this["metrics"]["encoder"]["name"]] = this
+    first = read_json(REPORT / "published_results.json")["recipe"]["encoder"]
+    return [of_encoder[name] for name in sorted(of_encoder, key=lambda name: (name != first, name))]
+
+
+def _compared(run_folder: Path) -> dict:
+    metrics = read_json(run_folder / "metrics.json")
+    with (run_folder / "history.csv").open(encoding="utf-8", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["recipe"] == "original"]
+    name = metrics["encoder"]["name"]
+    return {
+        "metrics": metrics,
+        "comparison": read_json(run_folder / "comparison.json"),
+        "encoder": ENCODERS.get(name, name),
+        "original_history": [
+            {key: float(row[key]) for key in ("epoch", "loss", "dev_loss", "dev_cider")}
+            for row in rows
+        ],
+    }
+
+
+def _conditions(run: dict) -> tuple:
+    """What two runs must share for their scores to compare."""
+    metrics = run["metrics"]
+    counts = metrics["counts"]["photographs"]
+    return (
+        metrics["dataset"],
+        metrics["protocol"],
+        counts,
+        metrics["encoder"]["trained"] or object(),
+    )
+
+
+def _on_dev(run: dict | None) -> float:
+    return max(row["CIDEr"] for row in run["metrics"]["search_on_dev"]) if run else 0.0
 
 
 def copy_run(run_folder: Path, folder: Path) -> None:
