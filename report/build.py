@@ -16,16 +16,20 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typst
 from PIL import Image
 
 from tools.markdown import ENCODERS
-from tools.report_charts import draw_original_recipe, draw_run
+from tools.report_charts import draw_attention, draw_original_recipe, draw_run
 from utils.machinery.errors import CaptionProjectError, MissingStageError, StaleArtefactError
 from utils.machinery.files import atomic_path, read_json, write_json
 from utils.machinery.quiet import quiet_start
 from utils.settings import PROJECT, Settings, short_path
+
+if TYPE_CHECKING:
+    from utils.captioner import Captioner
 
 REPORT = PROJECT / "report"
 PUBLISHED = REPORT / "published"
@@ -199,7 +203,12 @@ def copy_run(run_folder: Path, folder: Path) -> None:
     """
     _require(run_folder, NEEDED)
     examples = read_json(run_folder / "examples" / "examples.json")
-    pictures = [f"examples/{Path(example['file']).name}" for example in examples]
+    pictures = [
+        f"examples/{Path(example[kind]).name}"
+        for example in examples
+        for kind in ("file", "attention")
+        if kind in example
+    ]
     _require(run_folder, pictures)
     for example in examples:
         if not (example["source"] and example["licence"]):
@@ -230,10 +239,12 @@ def make_examples(settings: Settings, describe: Describe | None = None) -> None:
     from utils.self_critical import our_stage
     from utils.training import ORIGINAL, our_recipe
 
+    captioner = None
     if describe is None:
         from utils.captioner import Captioner
 
-        describe = Captioner.load(settings.run_folder, settings.weights).captions
+        captioner = Captioner.load(settings.run_folder, settings.weights)
+        describe = captioner.captions
     folder = settings.run_folder / "examples"
     pictures = _sample_pictures(settings) if settings.dataset == "sample" else _free_pictures()
     captions = describe([picture for picture, *_ in pictures])
@@ -247,6 +258,8 @@ def make_examples(settings: Settings, describe: Describe | None = None) -> None:
         with atomic_path(folder / name) as part:
             small.save(part, quality=88)
         examples.append({"file": name, "source": source, "licence": licence, "caption": caption})
+    if captioner is not None and settings.decoder == "attention":
+        add_attention(captioner, [picture for picture, *_ in pictures], examples, folder)
     write_json(folder / "examples.json", examples)
     both = (ORIGINAL, our_recipe(settings.dataset, settings.decoder))
     recipes = {
@@ -259,6 +272,24 @@ def make_examples(settings: Settings, describe: Describe | None = None) -> None:
     ended = settings.metrics_file.stat().st_mtime if settings.metrics_file.exists() else time.time()
     date = datetime.fromtimestamp(ended, UTC).date().isoformat()
     write_json(settings.run_folder / "run.json", {"date": date})
+
+
+def add_attention(
+    captioner: "Captioner", pictures: Sequence[Image.Image], examples: list[dict], folder: Path
+) -> None:
+    """Draws where an attention decoder looked at the first and the last photograph.
+
+    `examples`, in the order of `pictures`, get the name of the picture under "attention".
+    """
+    photographs = [
+        place for place, example in enumerate(examples) if not example["source"].startswith("drawn")
+    ] or range(len(examples))
+    for place in dict.fromkeys((photographs[0], photographs[-1])):
+        found = captioner.hypotheses([pictures[place]])[0][0]
+        words = [*captioner.vocabulary.decode(found.token_ids), "<end>"]
+        name = f"attention_{place + 1:02}.jpg"
+        draw_attention(pictures[place], words, found.attention, folder / name)
+        examples[place]["attention"] = name
 
 
 def _sample_pictures(settings: Settings) -> list[tuple[Image.Image, str, str]]:

@@ -8,6 +8,7 @@ from itertools import cycle
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 
 from utils.figures import (
@@ -15,6 +16,7 @@ from utils.figures import (
     GREEN,
     ORANGE,
     RED,
+    attention_by_word,
     compared_scores,
     save,
     search_on_dev,
@@ -23,6 +25,7 @@ from utils.figures import (
     use_style,
 )
 from utils.machinery.files import read_json
+from utils.photographs import Source
 
 PAGE = 6.3  # inches: the text's width in report.typ
 LOOKS = ((RED, "s"), (BLUE, "o"), (GREEN, "^"), (ORANGE, "D"))
@@ -70,6 +73,17 @@ def draw_original_recipe(histories: Mapping[str, Sequence[Mapping]], file: Path)
     for ax in (left, right):
         ax.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
     figure.legend(loc="outside lower center", ncols=3)
+    _keep(figure, file)
+
+
+def draw_attention(
+    photograph: Source, words: Sequence[str], attention: np.ndarray, file: Path
+) -> None:
+    """Draws where the decoder looked before each word, in print size, as a .jpg file."""
+    use_style()
+    figure = attention_by_word(photograph, words, attention)
+    width, height = figure.get_size_inches()
+    figure.set_size_inches(PAGE, height * PAGE / width + 0.4)  # text doesn't shrink with pictures
     _keep(figure, file)
 
 
