@@ -40,10 +40,10 @@ def ratios(results: dict) -> dict[str, float]:
 def draw(results: dict, file: Path) -> Path:
     """Draws both panels and returns the path of the figure."""
     use_style()
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2), width_ratios=(3, 2))
+    figure, (left, right) = plt.subplots(1, 2, figsize=(6.3, 2.9), width_ratios=(3, 2))
     found = ratios(results)
     bars = left.barh(list(found), list(found.values()), height=0.7, **BARS)
-    labels = [f"{ratio:.{0 if ratio >= 100 else 1}f}x" for ratio in found.values()]
+    labels = [f"{ratio:,.{0 if ratio >= 100 else 1}f}x" for ratio in found.values()]
     left.bar_label(bars, labels, padding=3)
     left.invert_yaxis()
     left.set(xscale="log", xlabel="times as fast as original", xlim=(0.9, 8 * max(found.values())))
@@ -59,5 +59,5 @@ def draw(results: dict, file: Path) -> Path:
         )
     right.set(xlabel="photographs", ylabel="peak memory (GB)")
     right.set_ylim(bottom=0)
-    right.legend()
+    figure.legend(loc="outside lower center", ncols=4)
     return save(figure, file)

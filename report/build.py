@@ -6,6 +6,7 @@ report/report.pdf from them; `--from report/published/<run>` builds that again w
 """
 
 import argparse
+import csv
 import random
 import shutil
 import sys
@@ -15,14 +16,20 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typst
 from PIL import Image
 
+from tools.markdown import ENCODERS
+from tools.report_charts import draw_attention, draw_original_recipe, draw_run
 from utils.machinery.errors import CaptionProjectError, MissingStageError, StaleArtefactError
 from utils.machinery.files import atomic_path, read_json, write_json
 from utils.machinery.quiet import quiet_start
 from utils.settings import PROJECT, Settings, short_path
+
+if TYPE_CHECKING:
+    from utils.captioner import Captioner
 
 REPORT = PROJECT / "report"
 PUBLISHED = REPORT / "published"
@@ -123,7 +130,68 @@ def lay_out(run_folder: Path, folder: Path) -> Path:
     for name in SOURCES:
         shutil.copy(REPORT / name, folder)
     copy_run(run_folder, folder / "run")
+    draw_run(run_folder, folder / "run" / "figures")
+    runs = runs_beside(run_folder)
+    write_json(folder / "beside.json", runs)
+    if len(runs) > 1:
+        histories = {run["encoder"]: run["original_history"] for run in runs}
+        draw_original_recipe(histories, folder / "original_recipe.svg")
     return folder / "report.typ"
+
+
+def runs_beside(run_folder: Path) -> list[dict]:
+    """The published runs on the same test photographs, one for each encoder, this run among them.
+
+    Each holds what its `metrics.json` and `comparison.json` do, the encoder's name for readers, and
+    the original recipe's losses and dev CIDEr by epoch. The encoder of the original recipe comes
+    first. Of two published runs with the same encoder the one that is better on dev is taken. A run
+    whose encoder is untrained has no others beside it.
+    """
+    this = _compared(run_folder)
+    of_encoder = {}
+    published = sorted(PUBLISHED.glob("*/metrics.json"))
+    for file in published if this["metrics"]["encoder"]["trained"] else ():
+        other = _compared(file.parent)
+        name = other["metrics"]["encoder"]["name"]
+        if _conditions(other) == _conditions(this) and _on_dev(other) > _on_dev(
+            of_encoder.get(name)
+        ):
+            of_encoder[name] = other
+    of_encoder[this["metrics"]["encoder"]["name"]] = this
+    first = read_json(REPORT / "published_results.json")["recipe"]["encoder"]
+    return [of_encoder[name] for name in sorted(of_encoder, key=lambda name: (name != first, name))]
+
+
+def _compared(run_folder: Path) -> dict:
+    metrics = read_json(run_folder / "metrics.json")
+    with (run_folder / "history.csv").open(encoding="utf-8", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["recipe"] == "original"]
+    name = metrics["encoder"]["name"]
+    return {
+        "metrics": metrics,
+        "comparison": read_json(run_folder / "comparison.json"),
+        "encoder": ENCODERS.get(name, name),
+        "original_history": [
+            {key: float(row[key]) for key in ("epoch", "loss", "dev_loss", "dev_cider")}
+            for row in rows
+        ],
+    }
+
+
+def _conditions(run: dict) -> tuple:
+    """What two runs must share for their scores to compare."""
+    metrics = run["metrics"]
+    counts = metrics["counts"]["photographs"]
+    return (
+        metrics["dataset"],
+        metrics["protocol"],
+        counts,
+        metrics["encoder"]["trained"] or object(),
+    )
+
+
+def _on_dev(run: dict | None) -> float:
+    return max(row["CIDEr"] for row in run["metrics"]["search_on_dev"]) if run else 0.0
 
 
 def copy_run(run_folder: Path, folder: Path) -> None:
@@ -135,7 +203,12 @@ def copy_run(run_folder: Path, folder: Path) -> None:
     """
     _require(run_folder, NEEDED)
     examples = read_json(run_folder / "examples" / "examples.json")
-    pictures = [f"examples/{Path(example['file']).name}" for example in examples]
+    pictures = [
+        f"examples/{Path(example[kind]).name}"
+        for example in examples
+        for kind in ("file", "attention")
+        if kind in example
+    ]
     _require(run_folder, pictures)
     for example in examples:
         if not (example["source"] and example["licence"]):
@@ -166,10 +239,12 @@ def make_examples(settings: Settings, describe: Describe | None = None) -> None:
     from utils.self_critical import our_stage
     from utils.training import ORIGINAL, our_recipe
 
+    captioner = None
     if describe is None:
         from utils.captioner import Captioner
 
-        describe = Captioner.load(settings.run_folder, settings.weights).captions
+        captioner = Captioner.load(settings.run_folder, settings.weights)
+        describe = captioner.captions
     folder = settings.run_folder / "examples"
     pictures = _sample_pictures(settings) if settings.dataset == "sample" else _free_pictures()
     captions = describe([picture for picture, *_ in pictures])
@@ -183,6 +258,8 @@ def make_examples(settings: Settings, describe: Describe | None = None) -> None:
         with atomic_path(folder / name) as part:
             small.save(part, quality=88)
         examples.append({"file": name, "source": source, "licence": licence, "caption": caption})
+    if captioner is not None and settings.decoder == "attention":
+        add_attention(captioner, [picture for picture, *_ in pictures], examples, folder)
     write_json(folder / "examples.json", examples)
     both = (ORIGINAL, our_recipe(settings.dataset, settings.decoder))
     recipes = {
@@ -195,6 +272,24 @@ def make_examples(settings: Settings, describe: Describe | None = None) -> None:
     ended = settings.metrics_file.stat().st_mtime if settings.metrics_file.exists() else time.time()
     date = datetime.fromtimestamp(ended, UTC).date().isoformat()
     write_json(settings.run_folder / "run.json", {"date": date})
+
+
+def add_attention(
+    captioner: "Captioner", pictures: Sequence[Image.Image], examples: list[dict], folder: Path
+) -> None:
+    """Draws where an attention decoder looked at the first and the last photograph.
+
+    `examples`, in the order of `pictures`, get the name of the picture under "attention".
+    """
+    photographs = [
+        place for place, example in enumerate(examples) if not example["source"].startswith("drawn")
+    ] or range(len(examples))
+    for place in dict.fromkeys((photographs[0], photographs[-1])):
+        found = captioner.hypotheses([pictures[place]])[0][0]
+        words = [*captioner.vocabulary.decode(found.token_ids), "<end>"]
+        name = f"attention_{place + 1:02}.jpg"
+        draw_attention(pictures[place], words, found.attention, folder / name)
+        examples[place]["attention"] = name
 
 
 def _sample_pictures(settings: Settings) -> list[tuple[Image.Image, str, str]]:

@@ -1,9 +1,16 @@
+import re
+import shutil
+
 import pytest
 from PIL import Image
 
 from tools import readme
 from tools.markdown import search_words, table
-from utils.machinery.files import read_json
+from utils.captioner import SHIPPED
+from utils.machinery.files import read_json, write_json
+from utils.training import COMPARED_EPOCHS
+
+PUBLISHED = readme.PUBLISHED
 
 
 def test_the_readmes_tables_are_those_of_the_published_runs():
@@ -78,3 +85,73 @@ def test_columns_of_numbers_are_aligned_to_the_right():
         "| --- | --- | ---: |",
         "| x | y | 1 |",
     ]
+
+
+# Several runs
+
+
+@pytest.fixture
+def publish_as(tmp_path, monkeypatch):
+    """Makes copies of a published run under other encoders' names, the only ones that there are."""
+    monkeypatch.setattr(readme, "PUBLISHED", tmp_path)
+
+    def publish(run, encoder, **changes):
+        name = f"flickr8k-{encoder}-merge"
+        shutil.copytree(PUBLISHED / run, tmp_path / name)
+        metrics = read_json(tmp_path / name / "metrics.json")
+        metrics |= {"run": name, "encoder": metrics["encoder"] | {"name": encoder}} | changes
+        write_json(tmp_path / name / "metrics.json", metrics)
+
+    return publish
+
+
+def rows_of(text):
+    return [line for line in text.splitlines() if line.startswith("|")]
+
+
+def test_a_run_with_the_original_encoder_comes_first_and_without_it_there_is_no_row(publish_as):
+    publish_as("flickr8k-mobilenet_v2-attention", "mobilenet_v2")
+    publish_as("flickr8k-xception_wide-attention", "xception_wide")
+    text = readme.results_text()
+    assert "Xception, last block |" not in text
+    assert rows_of(text)[2].startswith("| MobileNetV2 | original recipe | beam 5")
+    publish_as("flickr8k-xception_wide-attention", "xception")
+    rows = rows_of(readme.results_text())
+    assert rows[2].startswith("| Xception, last block | original recipe | consensus of 20")
+    assert all(cell.strip() for row in rows for cell in row.strip("|").split("|"))
+    assert readme.results_text().count("All rows of flickr8k-xception-merge") == 1
+
+
+def test_the_literature_and_the_protocol_are_told_once():
+    text = readme.results_text()
+    assert text.count("*Show and Tell (NIC)*") == 1
+    assert text.count("Protocol of our scores") == 1
+
+
+def test_a_search_that_was_chosen_for_another_system_says_so():
+    folder = PUBLISHED / "flickr8k-mobilenet_v2-attention"
+    metrics = read_json(folder / "metrics.json")
+    rows = readme.system_rows(metrics, read_json(folder / "comparison.json")["rows"])
+    borrowed = [name for name, search, *_ in rows if "chosen for ours" in search]
+    assert borrowed == ["original recipe", *["attention, first stage"] * 2]
+
+
+def test_an_untrained_encoder_is_called_so():
+    assert readme.encoder_words({"name": "xception", "trained": True}) == "Xception, last block"
+    assert readme.encoder_words({"name": "vgg16", "trained": False}) == "VGG16, untrained"
+
+
+def test_published_times_are_those_of_whole_notebooks():
+    for folder in readme.published_runs():
+        times, metrics = read_json(folder / "timings.json"), read_json(folder / "metrics.json")
+        trained = sum(of["epochs"] * of["seconds_per_epoch"] for of in metrics["recipes"].values())
+        assert times.get("04_train_captioner", trained) >= 0.9 * trained, folder.name
+
+
+def test_what_the_readme_says_of_epochs_and_a_caption_is_true():
+    text = readme.README.read_text(encoding="utf-8")
+    epochs = int(re.search(r"the others of that run, which got (\d+)\s+epochs", text)[1])
+    assert epochs == COMPARED_EPOCHS["flickr8k"]
+    caption = re.search(r"prints a line such as `my_photo\.jpg: (.+?)`", text)[1]
+    told = read_json(PUBLISHED / SHIPPED / "examples" / "examples.json")
+    assert caption in [example["caption"] for example in told]

@@ -1,6 +1,16 @@
-"""What the README and the model cards show in the same way: tables, and how was searched."""
+"""What README, report and model cards show in the same way: encoders, tables, and the search."""
 
 from collections.abc import Iterable, Sequence
+
+ENCODERS = {
+    "xception": "Xception, last block",
+    "xception_wide": "Xception, last two blocks",
+    "mobilenet_v2": "MobileNetV2",
+    "vgg16": "VGG16",
+    "resnet50": "ResNet50",
+    "inception_v3": "InceptionV3",
+    "efficientnet_v2_b0": "EfficientNetV2-B0",
+}
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]], texts: int = 1) -> str:

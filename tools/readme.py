@@ -2,9 +2,10 @@
 benchmark: `python -m tools.readme`. A test compares them, so none of their figures is typed in."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
-from tools.markdown import search_words, table
+from tools.markdown import ENCODERS, search_words, table
 from utils.figures import photograph_grid, save_picture, use_style
 from utils.machinery.files import read_json, write_text
 from utils.settings import PROJECT
@@ -15,6 +16,7 @@ LITERATURE = PROJECT / "report" / "published_results.json"
 BENCHMARK = PROJECT / "report" / "benchmark.json"
 PICTURE = PROJECT / "report" / "examples.jpg"
 SCORES = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "METEOR", "ROUGE-L", "CIDEr")
+HEADLINE = ("BLEU-1", "BLEU-4", "METEOR", "ROUGE-L", "CIDEr")
 PICTURES = 6  # in two rows
 
 
@@ -51,56 +53,132 @@ def published_runs() -> list[Path]:
 
 
 def results_text() -> str:
-    """A table for each published run: how it was measured, its scores, and the literature's."""
-    parts = []
-    for folder in published_runs():
-        metrics = read_json(folder / "metrics.json")
-        encoder, control = metrics["encoder"], metrics["control"]
-        rows = system_rows(metrics, read_json(folder / "comparison.json")["rows"])
-        if metrics["dataset"] == "flickr8k":
-            rows += [
-                [f"*{row['system']}, {row['encoder']}*", _published_search(row), *_cells(row)]
-                for row in read_json(LITERATURE)["results"]
-            ]
-        parts.append(
-            f"**{metrics['run']}**: test split of `{metrics['dataset']}`, "
-            f"{metrics['scores'][0]['images']:,} photographs; encoder {encoder['name']} "
-            f"({'ImageNet weights' if encoder['trained'] else 'untrained'}), "
-            f"{metrics['epochs']} epochs. Protocol: {metrics['protocol']}.\n\n"
-            f"{table(['system', 'search', *SCORES], rows, texts=2)}\n\n"
-            f"Control: CIDEr {control['right']:.1f} with the right photographs, "
-            f"{control['shuffled']:.1f} with shuffled ones."
-        )
-    return "\n" + "\n\n".join(parts) + "\n"
+    """The best rows of all runs on Flickr8k beside the literature, then every row of each run."""
+    runs = [
+        (read_json(folder / "metrics.json"), read_json(folder / "comparison.json")["rows"])
+        for folder in published_runs()
+    ]
+    protocols = dict.fromkeys(metrics["protocol"] for metrics, _ in runs)
+    parts = [f"Protocol of our scores: {protocol}." for protocol in protocols]
+    parts.append(headline_text([run for run in runs if run[0]["dataset"] == "flickr8k"]))
+    parts += [run_text(*run) for run in runs]
+    return "\n" + "\n\n".join(part for part in parts if part) + "\n"
 
 
-def system_rows(metrics: dict, compared: list[dict]) -> list[list[str]]:
+def headline_text(runs: list[tuple[dict, list[dict]]]) -> str:
+    """One table of all runs on Flickr8k, the original recipe's encoder first, and the literature.
+
+    Args:
+        runs: of each run the content of `metrics.json`, and the rows of `comparison.json`.
+    """
+    if not runs:
+        return ""
+    literature = read_json(LITERATURE)
+    first = literature["recipe"]["encoder"]
+    rows = []
+    for metrics, compared in sorted(runs, key=lambda run: run[0]["encoder"]["name"] != first):
+        encoder = encoder_words(metrics["encoder"])
+        rows += [[encoder, *row] for row in headline_rows(metrics, compared)]
+    rows += [
+        [
+            f"*{row['encoder']}*",
+            f"*{row['system']}*",
+            _published_search(row),
+            *_cells(row, HEADLINE),
+        ]
+        for row in literature["results"]
+    ]
+    return table(["encoder", "system", "search", *HEADLINE], rows, texts=3)
+
+
+def headline_rows(metrics: dict, compared: list[dict]) -> list[list[str]]:
+    """Of a run the original recipe, ours with the search that dev chose, and several together."""
+    rows = system_rows(metrics, compared, HEADLINE)
+    by_scores = {tuple(row[2:]): row for row in rows}
+    chosen = max(metrics["search_on_dev"], key=lambda row: row["CIDEr"])
+    of_ours = [row for row in metrics["scores"] if row["recipe"] == "ours"]
+    ours = [
+        row
+        for row in of_ours
+        if (row["beam"], row["length_penalty"]) == (chosen["beam"], chosen["length_penalty"])
+    ]
+    scores = [
+        [row for row in metrics["scores"] if row["recipe"] == "original"][-1],
+        (ours or of_ours)[-1],
+    ]
+    scores += [row["test"] for row in compared if len(row["decoders"]) > 1 or row.get("voters")]
+    return list(
+        {key: by_scores[key] for key in (tuple(_cells(row, HEADLINE)) for row in scores)}.values()
+    )
+
+
+def run_text(metrics: dict, compared: list[dict]) -> str:
+    """Every row of a run, folded away under a line that says how it was made."""
+    control, recipes = metrics["control"], metrics["recipes"]
+    epochs = (
+        f"original recipe {recipes['original']['epochs']} epochs, ours {recipes['ours']['epochs']} "
+        f"and {recipes['self_critical']['epochs']} self-critical ones"
+    )
+    name = {"flickr8k": "Flickr8k", "sample": "the drawn sample"}.get(
+        metrics["dataset"], metrics["dataset"]
+    )
+    return (
+        f"<details><summary><b>All rows of {metrics['run']}</b></summary>\n\n"
+        f"Test split of {name}, {metrics['scores'][0]['images']:,} photographs; encoder "
+        f"{encoder_words(metrics['encoder'])}; {epochs}.\n\n"
+        f"{table(['system', 'search', *SCORES], system_rows(metrics, compared), texts=2)}\n\n"
+        f"Control: our captions, with the search that dev chose, have CIDEr {control['right']:.1f} "
+        f"with the right photographs and {control['shuffled']:.1f} with shuffled ones."
+        "\n\n</details>"
+    )
+
+
+def encoder_words(encoder: dict) -> str:
+    """The encoder's name for readers, and whether it is untrained."""
+    name = ENCODERS.get(encoder["name"], encoder["name"])
+    return name if encoder["trained"] else f"{name}, untrained"
+
+
+def system_rows(
+    metrics: dict, compared: list[dict], columns: Sequence[str] = SCORES
+) -> list[list[str]]:
     """A row for each system and search of a run; those with equal scores share one row.
 
     Args:
         metrics: content of `metrics.json`.
         compared: rows of `comparison.json`.
+        columns: which scores are shown.
     """
     decoder = metrics["decoder"]
     names = {"original": "original recipe"}
     names |= {"first stage": f"{decoder}, first stage", "ours": f"{decoder}, {metrics['stage']}"}
-    found = [(names[row["recipe"]], row, row) for row in metrics["scores"]]
+    # An early run searched everything with the beam and penalty that suit ours; later ones try the
+    # consensus for the original recipe too.
+    consensus = {row["recipe"] for row in metrics["scores"] if row.get("consensus")}
+    borrowed = "ours" in consensus and "original" not in consensus
+    found = []
+    for row in metrics["scores"]:
+        of_ours = borrowed and row["recipe"] != "ours" and row["beam"] > 1
+        words = search_words(row) + (" (chosen for ours)" if of_ours else "")
+        found.append((names[row["recipe"]], words, row))
     for row in compared:
         alone = row["decoders"] == [row["name"]]
-        found.append((f"{row['name']}, first stage" if alone else row["name"], row, row["test"]))
+        name = f"{row['name']}, first stage" if alone else row["name"]
+        found.append((name, search_words(row), row["test"]))
     merged: dict[tuple, list[tuple[str, str]]] = {}
-    for name, row, scores in found:
-        merged.setdefault(tuple(_cells(scores)), []).append((name, search_words(row)))
+    for name, words, scores in found:
+        merged.setdefault(tuple(_cells(scores)), []).append((name, words, scores))
     rows = []
-    for cells, same in merged.items():
-        name = " = ".join(dict.fromkeys(name for name, _ in same))
+    for same in merged.values():
+        name = " = ".join(dict.fromkeys(name for name, *_ in same))
         # Of several descriptions of one search the longest tells most.
-        rows.append([name, max((search for _, search in same), key=len), *cells])
+        words = max((words for _, words, _ in same), key=len)
+        rows.append([name, words, *_cells(same[0][2], columns)])
     return rows
 
 
 def _published_search(row: dict) -> str:
-    return "" if "beam" not in row else "greedy" if row["beam"] == 1 else f"beam {row['beam']}"
+    return "–" if "beam" not in row else "greedy" if row["beam"] == 1 else f"beam {row['beam']}"
 
 
 def times_text() -> str:
@@ -108,7 +186,7 @@ def times_text() -> str:
     runs = [read_json(folder / "metrics.json") for folder in published_runs()]
     timings = [read_json(folder / "timings.json") for folder in published_runs()]
     rows = [
-        [name, *(_duration(times[name]) if name in times else "" for times in timings)]
+        [name, *(_duration(times[name]) if name in times else "–" for times in timings)]
         for name in sorted(set().union(*timings))
     ]
     stages = {
@@ -174,8 +252,8 @@ def draw_examples(folder: Path) -> None:
     save_picture(figure, PICTURE)
 
 
-def _cells(row: dict) -> list[str]:
-    return [f"{row[score]:.1f}" if score in row else "" for score in SCORES]
+def _cells(row: dict, columns: Sequence[str] = SCORES) -> list[str]:
+    return [f"{row[score]:.1f}" if score in row else "–" for score in columns]
 
 
 def _duration(seconds: float) -> str:
