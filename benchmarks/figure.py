@@ -47,6 +47,7 @@ def draw(results: dict, file: Path) -> Path:
     left.bar_label(bars, labels, padding=3)
     left.invert_yaxis()
     left.set(xscale="log", xlabel="times as fast as original", xlim=(0.9, 8 * max(found.values())))
+    left.xaxis.set_major_formatter("{x:,.0f}")  # no powers, which would need mathematical text
     left.grid(axis="y", visible=False)
     for stage, (colour, marker) in LINES.items():
         rows = results["growth"][stage]
