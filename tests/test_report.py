@@ -406,7 +406,7 @@ def test_published_runs_with_other_encoders_stand_beside_it(read_report):
     assert "35.6 (Xception, last block), 32.4 (MobileNetV2) and 34.2 (Xception, last" in told
     assert "flickr8k-xception_wide-attention" in told
     assert "b 5, 1.3 †" in told  # MobileNetV2's original recipe, searched as suits ours
-    assert "all four together, with neighbours c 20, 0.7, 0.1, 16" in told
+    assert "4 decoders together, with neighbours c 20, 0.7, 0.1, 16" in told
 
 
 def test_a_run_that_compares_with_no_published_one_has_no_such_section(read_report):

@@ -106,7 +106,9 @@ def headline_rows(metrics: dict, compared: list[dict]) -> list[list[str]]:
         [row for row in metrics["scores"] if row["recipe"] == "original"][-1],
         (ours or of_ours)[-1],
     ]
-    scores += [row["test"] for row in compared if len(row["decoders"]) > 1 or row.get("voters")]
+    alone = [row for row in compared if len(row["decoders"]) == 1 and not row.get("voters")]
+    scores += [row["test"] for row in compared if row not in alone]
+    scores.append(max(alone, key=lambda row: row["dev"]["CIDEr"])["test"])  # of another seed maybe
     return list(
         {key: by_scores[key] for key in (tuple(_cells(row, HEADLINE)) for row in scores)}.values()
     )
@@ -151,7 +153,8 @@ def system_rows(
     """
     decoder = metrics["decoder"]
     names = {"original": "original recipe"}
-    names |= {"first stage": f"{decoder}, first stage", "ours": f"{decoder}, {metrics['stage']}"}
+    names |= {stage: f"{decoder}, {stage}" for stage in ("first stage", "second stage")}
+    names["ours"] = names[metrics["stage"]]
     # An early run searched everything with the beam and penalty that suit ours; later ones try the
     # consensus for the original recipe too.
     consensus = {row["recipe"] for row in metrics["scores"] if row.get("consensus")}
