@@ -45,24 +45,13 @@ NEEDED = {
     "figures/vocabulary_threshold.svg": "notebook 02",
     "figures/architecture.svg": "notebook 04",
     "figures/architecture_ours.svg": "notebook 04",
-    "figures/training_curves.svg": "notebook 04",
-    "figures/self_critical.svg": "notebook 04",
-    "figures/search_on_dev.svg": "notebook 05",
     "figures/caption_statistics.svg": "notebook 05",
     "comparison.json": "notebook 06",
-    "figures/compared_scores.svg": "notebook 06",
     "recipes.json": "report/build.py without --from",
     "run.json": "report/build.py without --from",
     "examples/examples.json": "report/build.py without --from",
 }
-TIMINGS = "timings.json"
-# May be missing: only `make run` takes the time, and these charts stand in the notebooks only.
-OPTIONAL = (
-    TIMINGS,
-    "figures/caption_lengths.svg",
-    "figures/word_frequencies.svg",
-    "figures/agreement.svg",
-)
+TIMINGS = "timings.json"  # may be missing: only `make run` takes the time
 
 EXAMPLE_SIDE = 480  # pixels: sharp enough at a third of a page's width
 DRAWINGS = 6
@@ -216,8 +205,7 @@ def copy_run(run_folder: Path, folder: Path) -> None:
                 f"The example {example['file']} names no source or no licence; only pictures that "
                 "may be shown to everybody go into the report. Delete examples/ and build again."
             )
-    optional = [name for name in OPTIONAL if (run_folder / name).exists()]
-    for name in (*NEEDED, *pictures, *optional):
+    for name in (*NEEDED, *pictures):
         if name.endswith(".svg") and "<image" in (run_folder / name).read_text(encoding="utf-8"):
             raise StaleArtefactError(
                 f"{name} holds a picture made of pixels, expected a chart: it can show a "
@@ -226,8 +214,8 @@ def copy_run(run_folder: Path, folder: Path) -> None:
         target = folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(run_folder / name, target)
-    if TIMINGS not in optional:
-        write_json(folder / TIMINGS, {})
+    timed = run_folder / TIMINGS
+    write_json(folder / TIMINGS, read_json(timed) if timed.exists() else {})
 
 
 def make_examples(settings: Settings, describe: Describe | None = None) -> None:

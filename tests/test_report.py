@@ -8,6 +8,7 @@ import pytest
 import typst
 from PIL import Image
 
+from tools.report_charts import DRAWN
 from utils.machinery.errors import MissingStageError, StaleArtefactError
 from utils.machinery.files import read_json, write_json
 from utils.metrics import PROTOCOL
@@ -15,11 +16,12 @@ from utils.settings import PROJECT, Settings
 
 REPORT = PROJECT / "report"
 CHART = '<svg xmlns="http://www.w3.org/2000/svg" width="90" height="50"><path d="M0 0H9V9z"/></svg>'
-HISTORY = """recipe,epoch,loss,dev_loss,dev_cider,learning_rate
-original,1,3.1,3.9,21.0,0.001
-original,2,2.31,4.2,27.3,0.001
-ours,1,3.4,3.3,30.0,0.001
-ours,2,3.2,3.1,38.0,0.0005
+HISTORY = """recipe,epoch,loss,dev_loss,dev_cider,learning_rate,reward
+original,1,3.1,3.9,21.0,0.001,
+original,2,2.31,4.2,27.3,0.001,
+ours,1,3.4,3.3,30.0,0.001,
+ours,2,3.2,3.1,38.0,0.0005,
+self-critical,1,,,39.0,0.00002,51.0
 """
 
 
@@ -220,7 +222,12 @@ def make_run(build, tmp_path):
 @pytest.fixture
 def read_report(build, make_run, tmp_path, monkeypatch):
     """Makes a run, and returns all that its report says, words parted by single spaces."""
-    monkeypatch.setattr(build, "draw_run", lambda run_folder, folder: None)  # of pictures, no word
+
+    def draw(run_folder, folder):  # takes a second, and no word is read from pictures
+        for name in DRAWN:
+            (folder / name).write_text(CHART)
+
+    monkeypatch.setattr(build, "draw_run", draw)
     chart = lambda histories, file: file.write_text(CHART)  # noqa: E731
     monkeypatch.setattr(build, "draw_original_recipe", chart)
 
@@ -409,6 +416,14 @@ def test_published_runs_with_other_encoders_stand_beside_it(read_report):
     assert "4 decoders together, with neighbours c 20, 0.7, 0.1, 16" in told
 
 
+def test_both_stages_of_a_published_run_have_a_row_whichever_dev_chose(read_report):
+    encoder = {"name": "vgg16", "weights": "imagenet", "trained": True, "image_size": 224}
+    told = read_report(run="flickr8k-vgg16-merge", encoder=encoder, protocol=PROTOCOL)
+    assert "merge, first stage c 20, 0.7, 0.2 46.7" in told  # of flickr8k-xception-merge: kept
+    assert "merge, second stage c 20, 0.7, 0.1 50.1" in told
+    assert "attention, second stage c 20, 0.7, 0.1 53.6" in told
+
+
 def test_a_run_that_compares_with_no_published_one_has_no_such_section(read_report):
     assert "published runs" not in read_report()  # another protocol
     told = read_report(**SAMPLE, protocol=PROTOCOL)
@@ -439,11 +454,11 @@ def test_the_same_run_gives_the_same_bytes(build, make_run, tmp_path):
 def test_all_missing_files_are_named_with_what_makes_them(build, make_run, tmp_path):
     folder = make_run()
     (folder / "history.csv").unlink()
-    (folder / "figures" / "search_on_dev.svg").unlink()
+    (folder / "figures" / "caption_statistics.svg").unlink()
     with pytest.raises(MissingStageError) as error:
         build.compile_report(folder, tmp_path / "report.pdf")
     assert "history.csv (notebook 04)" in str(error.value)
-    assert "figures/search_on_dev.svg (notebook 05)" in str(error.value)
+    assert "figures/caption_statistics.svg (notebook 05)" in str(error.value)
     assert not (tmp_path / "report.pdf").exists()
 
 
@@ -512,8 +527,10 @@ def test_the_published_report_is_rebuilt_without_the_run(build, published, tmp_p
 
 def test_a_chart_with_a_photograph_in_it_is_not_published(build, make_run, tmp_path):
     folder = make_run()
-    (folder / "figures" / "search_on_dev.svg").write_text(CHART.replace("<path", "<image/><path"))
-    with pytest.raises(StaleArtefactError, match=r"search_on_dev\.svg holds a picture"):
+    (folder / "figures" / "caption_statistics.svg").write_text(
+        CHART.replace("<path", "<image/><path")
+    )
+    with pytest.raises(StaleArtefactError, match=r"caption_statistics\.svg holds a picture"):
         build.copy_run(folder, tmp_path / "copy")
 
 

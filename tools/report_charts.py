@@ -28,11 +28,12 @@ from utils.machinery.files import read_json
 from utils.photographs import Source
 
 PAGE = 6.3  # inches: the text's width in report.typ
+DRAWN = ("training_curves.svg", "self_critical.svg", "search_on_dev.svg", "compared_scores.svg")
 LOOKS = ((RED, "s"), (BLUE, "o"), (GREEN, "^"), (ORANGE, "D"))
 
 
 def draw_run(run_folder: Path, folder: Path) -> None:
-    """Draws the charts of a run from its numbers into `folder`, in place of the notebooks'."""
+    """Draws the charts `DRAWN` of a run from its numbers into `folder`."""
     use_style()
     metrics = read_json(run_folder / "metrics.json")
     history = pd.read_csv(run_folder / "history.csv")
@@ -41,10 +42,9 @@ def draw_run(run_folder: Path, folder: Path) -> None:
     figure, axes = plt.subplots(1, 2, figsize=(PAGE, 2.9))
     training_curves(axes, history[~second])
     _keep(figure, folder / "training_curves.svg")
-    if second.any():
-        figure, axes = plt.subplots(1, 2, figsize=(PAGE, 2.4))
-        self_critical_curves(axes, history[second], metrics["recipes"]["ours"]["best_dev_cider"])
-        _keep(figure, folder / "self_critical.svg")
+    figure, axes = plt.subplots(1, 2, figsize=(PAGE, 2.4))
+    self_critical_curves(axes, history[second], metrics["recipes"]["ours"]["best_dev_cider"])
+    _keep(figure, folder / "self_critical.svg")
     figure, ax = plt.subplots(figsize=(0.8 * PAGE, 2.9))
     search_on_dev(ax, metrics["search_on_dev"])
     _keep(figure, folder / "search_on_dev.svg")

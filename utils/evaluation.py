@@ -62,10 +62,8 @@ def choose_search(
             found = Searcher(decoders, beam).best_by_penalty(features, penalties, bar)
             note(begun, product([beam], penalties, [np.nan], [0.0]), found)
         if consensus is not None:
-            begun, groups = (
-                time.perf_counter(),
-                Searcher(decoders, *search.WIDE).search(features, bar),
-            )
+            begun = time.perf_counter()
+            groups = Searcher(decoders, *search.WIDE).search(features, bar)
             weighing = search.INVERSE_TEMPERATURES, (0.0,) if voters is None else SHARES
             beam, penalty, _ = search.WIDE
             found = consensus.best(groups, *weighing, voters)

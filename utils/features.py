@@ -31,7 +31,8 @@ if TYPE_CHECKING:  # importing Keras takes seconds, which reading finished featu
 MADE_BY = "notebook 03"
 FORMAT = 3  # of the manifest
 # Of a whole grid there are 49 to 200 times as many numbers to store as of its mean.
-DTYPES = {"pooled": "float32", "spatial": "float16"}
+# "middle" is what the blocks that are fine-tuned are given; see tools/fine_tuning.py.
+DTYPES = {"pooled": "float32", "spatial": "float16", "middle": "float16"}
 _READ_AHEAD = 3  # batches that are decoded before the CNN asks for them: this bounds the memory
 _CHUNK = 8  # batches: what a kill can cost
 _MOST_UNREADABLE = 0.05  # of all photographs; more means a broken copy, not a few broken files
@@ -138,8 +139,8 @@ def extract_features(
 
     Args:
         folder: gets `pooled.npy`, `spatial.npy` or `pooled_mirrored.npy`, each with its manifest.
-        kind: "pooled", or what the encoder gives for every region: "spatial", as `Features.of`
-            has them, or another name where `encoder` is a part of one.
+        kind: "pooled" or "spatial", as `Features.of` has them, or "middle", the regions of an
+            encoder that is only the front part of one.
         batch_size: photographs that go through the CNN at once.
         mirrored: take the mirror images of the training split instead, as further training data.
 
@@ -216,7 +217,7 @@ def _made_from(
         "weights_hash": encoder.weights_hash,
         "image_size": encoder.image_size,
         "row_shape": [width] if is_pooled else [grid, grid, width],
-        "dtype": DTYPES["pooled" if is_pooled else "spatial"],
+        "dtype": DTYPES[kind],
         "photographs": len(photos),
         "photographs_hash": files.content_hash([photos, hashes]),
     }
@@ -226,6 +227,8 @@ class _Extraction:
     """Where one extraction lies, and the steps from nothing to a finished array."""
 
     def __init__(self, folder: Path | str, kind: str, mirrored: bool):
+        if kind not in DTYPES:
+            raise ValueError(f"kind is {kind!r}; expected one of {', '.join(DTYPES)}.")
         stem = f"{kind}_mirrored" if mirrored else kind
         self.array, self.manifest = Path(folder, f"{stem}.npy"), Path(folder, f"{stem}.json")
         self.remedy = f"Delete {self.array.name} and {self.manifest.name} and run {MADE_BY} again"

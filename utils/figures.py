@@ -295,7 +295,7 @@ def _name_rows(ax: Axes, names: Sequence[str]) -> None:
 def _curves_by_epoch(axes: Sequence[Axes]) -> Sequence[Axes]:
     """Labels two charts by epoch, the right one of dev CIDEr."""
     axes[1].set(title="Quality of the captions", ylabel="CIDEr on dev (x100)")
-    axes[1].set_ylim(bottom=0)
+    axes[1].set_ylim(0, 1.08 * axes[1].get_ylim()[1])  # with room for the ring around the best
     for ax in axes:
         ax.set_xlabel("epoch")
         _whole_numbers(ax.xaxis)

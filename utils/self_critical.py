@@ -20,7 +20,7 @@ import numpy as np
 from utils.batches import CaptionSet, bucket_length
 from utils.captions import END, PAD, START, Vocabulary
 from utils.decoder import copy_decoder
-from utils.machinery.checkpoints import read_seconds
+from utils.machinery.checkpoints import seconds_per_epoch
 from utils.machinery.devices import Devices, distributed, share
 from utils.machinery.files import content_hash
 from utils.metrics import Cider, tokenize
@@ -143,7 +143,7 @@ def summarise_self_critical(training: Training, first: Training) -> dict:
         "best_dev_cider": float(max(history["dev_cider"].max(), first.history["dev_cider"].max())),
         "final_dev_cider": float(history["dev_cider"].iloc[-1]),
         "best_epoch": training.best_epoch,
-        "seconds_per_epoch": float(read_seconds(training.folder)["seconds"].median()),
+        "seconds_per_epoch": seconds_per_epoch(training.folder),
     }
 
 

@@ -376,7 +376,7 @@ def summarise(training: Training) -> dict:
         "final_dev_loss": float(history["dev_loss"].iloc[-1]),
         "best_dev_cider": float(history["dev_cider"].max()),
         "best_epoch": training.best_epoch,
-        "seconds_per_epoch": float(checkpoints.read_seconds(training.folder)["seconds"].median()),
+        "seconds_per_epoch": checkpoints.seconds_per_epoch(training.folder),
     }
 
 

@@ -77,6 +77,11 @@ def read_seconds(folder: Path) -> pd.DataFrame:
     return files.read_table(file, columns, "Delete it: it only says how long the epochs took.")
 
 
+def seconds_per_epoch(folder: Path) -> float:
+    """Median of the seconds that an epoch took."""
+    return float(read_seconds(folder)["seconds"].median())
+
+
 def write_epoch(
     model: keras.Model, folder: Path, history: pd.DataFrame, row: dict, seconds: float
 ) -> pd.DataFrame:
