@@ -17,7 +17,10 @@ from utils.search import SearchSettings
 from utils.settings import PROJECT, Settings
 
 SHARED = PROJECT.parent / "shared"
-WEIGHTS = SHARED / "weights" / "mobilenet_v2_imagenet_notop.weights.h5"
+WEIGHTS = {  # by the encoder of a captioner
+    "mobilenet_v2": SHARED / "weights" / "mobilenet_v2_imagenet_notop.weights.h5",
+    "xception_wide": SHARED / "weights" / "xception_imagenet_notop.half.weights.h5",
+}
 SHIPPED = sorted(file.parent for file in MODELS.glob("*/card.json"))
 WORDS = ("a", "dog", "boat", "runs", "sails", "red", "blue")
 each_shipped = pytest.mark.parametrize("folder", SHIPPED, ids=lambda folder: folder.name)
@@ -69,7 +72,9 @@ def test_a_shipped_captioner_has_a_card_with_the_scores_of_its_own_files(run, tm
     folder = write_model_card(run, tmp_path / "shipped")
     card = (folder / "README.md").read_text()
     assert file_hash(folder / "decoder.npz") in card
-    assert "make run model DATASET=flickr8k ENCODER=mobilenet_v2 DECODER=attention" in card
+    assert "make run DATASET=flickr8k ENCODER=mobilenet_v2 DECODER=attention EPOCHS=20" in card
+    assert "--name shipped" in card  # another name than that of the run
+    assert 'Captioner.load("shipped")' in card
     assert "| test, in the run | 61.8 | 20.3 | 46.2 | 52.0 |" in card
     assert "$" not in card
     scores = score_split(Captioner.load(folder), run, "dev")
@@ -117,10 +122,11 @@ def test_a_shipped_card_is_of_the_files_beside_it(folder):
 
 @each_shipped
 @pytest.mark.slow
-@pytest.mark.skipif(not WEIGHTS.is_file(), reason="needs ../shared")
+@pytest.mark.skipif(not SHARED.is_dir(), reason="needs ../shared")
 def test_a_shipped_captioner_scores_on_dev_what_its_card_says(folder):
-    settings = Settings("flickr8k", SHARED / "flickr8k", "mobilenet_v2")
-    scores = score_split(Captioner.load(folder, WEIGHTS), settings, "dev")
+    settings = Settings("flickr8k", SHARED / "flickr8k")
+    encoder = read_json(folder / "captioner.json")["encoder"]
+    scores = score_split(Captioner.load(folder, WEIGHTS[encoder]), settings, "dev")
     assert scores["CIDEr"] == pytest.approx(
         read_json(folder / "card.json")["dev"]["CIDEr"], abs=0.5
     )

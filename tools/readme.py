@@ -18,6 +18,7 @@ PICTURE = PROJECT / "report" / "examples.jpg"
 SCORES = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "METEOR", "ROUGE-L", "CIDEr")
 HEADLINE = ("BLEU-1", "BLEU-4", "METEOR", "ROUGE-L", "CIDEr")
 PICTURES = 6  # in two rows
+NOTEBOOKS = 6  # 01 to 06
 
 
 def update_readme() -> None:
@@ -185,13 +186,15 @@ def _published_search(row: dict) -> str:
 
 
 def times_text() -> str:
-    """Minutes of each notebook and of an epoch of each stage, a column for each published run."""
+    """Minutes of each notebook, of all and of an epoch of each stage, a column for each run."""
     runs = [read_json(folder / "metrics.json") for folder in published_runs()]
     timings = [read_json(folder / "timings.json") for folder in published_runs()]
     rows = [
         [name, *(_duration(times[name]) if name in times else "–" for times in timings)]
         for name in sorted(set().union(*timings))
     ]
+    whole = [sum(times.values()) if len(times) == NOTEBOOKS else None for times in timings]
+    rows.append(["together", *("–" if time is None else _duration(time) for time in whole)])
     stages = {
         "original": "one epoch, original recipe",
         "ours": "one epoch, our recipe",

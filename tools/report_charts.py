@@ -81,9 +81,9 @@ def draw_attention(
 ) -> None:
     """Draws where the decoder looked before each word, in print size, as a .jpg file."""
     use_style()
-    figure = attention_by_word(photograph, words, attention)
+    figure = attention_by_word(photograph, words, attention, columns=8)
     width, height = figure.get_size_inches()
-    figure.set_size_inches(PAGE, height * PAGE / width + 0.4)  # text doesn't shrink with pictures
+    figure.set_size_inches(PAGE, height * PAGE / width + 0.25)  # text doesn't shrink with pictures
     _keep(figure, file)
 
 

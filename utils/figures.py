@@ -392,7 +392,9 @@ def feature_maps(photograph: Source, maps: np.ndarray) -> Figure:
     return figure
 
 
-def attention_by_word(photograph: Source, words: Sequence[str], attention: np.ndarray) -> Figure:
+def attention_by_word(
+    photograph: Source, words: Sequence[str], attention: np.ndarray, columns: int = 6
+) -> Figure:
     """Shows a photograph, and for each word of its caption where the decoder looked.
 
     The brighter a region, the more of the attention went there; each word has its own scale from
@@ -404,7 +406,7 @@ def attention_by_word(photograph: Source, words: Sequence[str], attention: np.nd
     side = round(attention.shape[-1] ** 0.5)
     attention = np.asarray(attention, "float32").reshape(len(words), side, side)
     image = _thumbnail(photograph, 260)
-    columns, width = 6, 1.6  # of a picture, in inches
+    width = 1.6  # of a picture, in inches
     rows = -(-(len(words) + 1) // columns)
     size = (columns * width, rows * (width * image.height / image.width + 0.5))
     figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False)
