@@ -7,7 +7,6 @@ report/report.pdf from them; `--from report/published/<run>` builds that again w
 
 import argparse
 import csv
-import random
 import shutil
 import sys
 import tempfile
@@ -54,16 +53,7 @@ NEEDED = {
 TIMINGS = "timings.json"  # may be missing: only `make run` takes the time
 
 EXAMPLE_SIDE = 480  # pixels: sharp enough at a third of a page's width
-DRAWINGS = 6
-# Photographs that come inside the package scikit-image, by the name of their function.
-FREE_PHOTOGRAPHS = {
-    "astronaut": ("NASA: Eileen Collins", "public domain"),
-    "rocket": ("SpaceX: launch of DSCOVR", "public domain"),
-    "hubble_deep_field": ("NASA: Hubble Extreme Deep Field", "public domain"),
-    "chelsea": ("Stéfan van der Walt: Chelsea", "CC0"),
-    "coffee": ("Rachel Michetti: coffee cup", "CC0"),
-    "camera": ("Lav Varshney: photographer", "CC0"),
-}
+SCENES = 6  # of the sample
 
 Describe = Callable[[Sequence[Image.Image]], list[str]]
 
@@ -234,20 +224,17 @@ def make_examples(settings: Settings, describe: Describe | None = None) -> None:
         captioner = Captioner.load(settings.run_folder, settings.weights)
         describe = captioner.captions
     folder = settings.run_folder / "examples"
-    pictures = _sample_pictures(settings) if settings.dataset == "sample" else _free_pictures()
-    captions = describe([picture for picture, *_ in pictures])
-    examples = []
-    for number, ((picture, source, licence), caption) in enumerate(
-        zip(pictures, captions, strict=True), start=1
+    pictures, examples = _pictures(settings)
+    for number, (picture, example, caption) in enumerate(
+        zip(pictures, examples, describe(pictures), strict=True), start=1
     ):
-        name = f"example_{number:02}.jpg"
+        example |= {"file": f"example_{number:02}.jpg", "caption": caption}
         small = picture.copy()
         small.thumbnail((EXAMPLE_SIDE, EXAMPLE_SIDE))
-        with atomic_path(folder / name) as part:
+        with atomic_path(folder / example["file"]) as part:
             small.save(part, quality=88)
-        examples.append({"file": name, "source": source, "licence": licence, "caption": caption})
     if captioner is not None and settings.decoder == "attention":
-        add_attention(captioner, [picture for picture, *_ in pictures], examples, folder)
+        add_attention(captioner, pictures, examples, folder)
     write_json(folder / "examples.json", examples)
     both = (ORIGINAL, our_recipe(settings.dataset, settings.decoder))
     recipes = {
@@ -265,14 +252,11 @@ def make_examples(settings: Settings, describe: Describe | None = None) -> None:
 def add_attention(
     captioner: "Captioner", pictures: Sequence[Image.Image], examples: list[dict], folder: Path
 ) -> None:
-    """Draws where an attention decoder looked at the first and the last photograph.
+    """Draws where an attention decoder looked at the first and the last picture.
 
     `examples`, in the order of `pictures`, get the name of the picture under "attention".
     """
-    photographs = [
-        place for place, example in enumerate(examples) if not example["source"].startswith("drawn")
-    ] or range(len(examples))
-    for place in dict.fromkeys((photographs[0], photographs[-1])):
+    for place in (0, len(pictures) - 1):
         found = captioner.hypotheses([pictures[place]])[0][0]
         words = [*captioner.vocabulary.decode(found.token_ids), "<end>"]
         name = f"attention_{place + 1:02}.jpg"
@@ -280,31 +264,22 @@ def add_attention(
         examples[place]["attention"] = name
 
 
-def _sample_pictures(settings: Settings) -> list[tuple[Image.Image, str, str]]:
-    """Scenes of the test split: a decoder that saw only drawings can't speak of photographs."""
+def _pictures(settings: Settings) -> tuple[list[Image.Image], list[dict]]:
+    """Pictures that the run's decoder can speak of, and for each what has to be said beside it."""
+    from tools.free_photographs import free_photographs
     from utils.dataset import load_dataset
     from utils.photographs import open_photograph
 
+    if settings.dataset != "sample":
+        free = free_photographs()
+        return [one.open() for one in free], [
+            {"source": one.source, "licence": one.licence, "familiar": one.familiar} for one in free
+        ]
     dataset = load_dataset(settings)
-    return [
-        (open_photograph(dataset.photo_path(photo)), f"drawn: {Path(photo).stem}", "MIT")
-        for photo in dataset.splits["test"][:DRAWINGS]
+    scenes = [dataset.photo_path(photo) for photo in dataset.splits["test"][:SCENES]]
+    return [open_photograph(scene) for scene in scenes], [
+        {"source": f"drawn: {scene.stem}", "licence": "MIT", "familiar": True} for scene in scenes
     ]
-
-
-def _free_pictures() -> list[tuple[Image.Image, str, str]]:
-    """Free photographs, and drawn scenes to see what becomes of what isn't a photograph."""
-    import skimage.data
-
-    from sample.drawing import draw_scene
-    from sample.story import random_scene
-
-    photographs = [
-        (Image.fromarray(getattr(skimage.data, name)()).convert("RGB"), source, licence)
-        for name, (source, licence) in FREE_PHOTOGRAPHS.items()
-    ]
-    scenes = [random_scene(random.Random(f"report {number}")) for number in range(DRAWINGS)]
-    return photographs + [(draw_scene(scene), "drawn: new scene", "MIT") for scene in scenes]
 
 
 def _require(run_folder: Path, names: Iterable[str]) -> None:

@@ -168,7 +168,7 @@ def test_every_dependency_has_an_exact_version_within_its_bound(needed):
 
 
 def test_what_is_imported_is_what_is_needed(needed):
-    names = {"PIL": "pillow", "skimage": "scikit-image"}
+    names = {"PIL": "pillow"}
     here = {path.parent.name for path in PROJECT.glob("*/__init__.py")}
     here |= {"google", *(path.stem for path in code_files())}  # google.colab is Colab's own
     imports = {name.partition(".")[0] for file in code_files() for name in imported(file)}
