@@ -164,15 +164,7 @@ def system_rows(
     names = {"original": "original recipe"}
     names |= {stage: f"{decoder}, {stage}" for stage in ("first stage", "second stage")}
     names["ours"] = names[metrics["stage"]]
-    # An early run searched everything with the beam and penalty that suit ours; later ones try the
-    # consensus for the original recipe too.
-    consensus = {row["recipe"] for row in metrics["scores"] if row.get("consensus")}
-    borrowed = "ours" in consensus and "original" not in consensus
-    found = []
-    for row in metrics["scores"]:
-        of_ours = borrowed and row["recipe"] != "ours" and row["beam"] > 1
-        words = search_words(row) + (" (chosen for ours)" if of_ours else "")
-        found.append((names[row["recipe"]], words, row))
+    found = [(names[row["recipe"]], search_words(row), row) for row in metrics["scores"]]
     for row in compared:
         alone = row["decoders"] == [row["name"]]
         name = f"{row['name']}, first stage" if alone else row["name"]
