@@ -1,11 +1,9 @@
 """Keeps the captioner of a finished run in `models/<run>/`, with a model card: `make model`.
 
 Matrices are kept in half precision. The card's dev scores are measured with exactly these files;
-its test scores are those of the run. `python -m tools.model_card --name NAME` keeps it in another
-folder of `models/`, such as that of the same run with the default seed.
+its test scores are those of the run.
 """
 
-import argparse
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -69,12 +67,8 @@ def card_text(folder: Path, card: dict, metrics: dict, settings: Settings) -> st
     counts, encoder = metrics["counts"], metrics["encoder"]
     names = ("dataset", "encoder", "decoder", "epochs", "seed")
     chosen_settings = " ".join(f"{name.upper()}={getattr(settings, name)}" for name in names)
-    command = f"`make run model {chosen_settings}`"
-    if folder.name != card["run"]:
-        keep = f"`python -m tools.model_card --name {folder.name}` with the same settings"
-        command = f"`make run {chosen_settings}`, then {keep}"
     return Template((MODELS / "TEMPLATE.md").read_text(encoding="utf-8")).substitute(
-        name=folder.name,
+        run=card["run"],
         encoder=ENCODERS.get(encoder["name"], encoder["name"]),
         image_size=encoder["image_size"],
         decoder=metrics["decoder"],
@@ -84,7 +78,7 @@ def card_text(folder: Path, card: dict, metrics: dict, settings: Settings) -> st
         + (", with the self-critical stage" if metrics["stage"] == "second stage" else ""),
         search=search_words(asdict(search)),
         **{split: f"{count:,}" for split, count in counts["photographs"].items()},
-        command=command,
+        command=f"make run model {chosen_settings}",
         decoder_hash=file_hash(folder / DECODER_FILE),
         size=f"{(folder / DECODER_FILE).stat().st_size / 1e6:.1f}",
         scores=table(["", *_SHOWN], rows),
@@ -94,11 +88,8 @@ def card_text(folder: Path, card: dict, metrics: dict, settings: Settings) -> st
 
 def main() -> int:
     """Keeps the captioner of the run that the settings name."""
-    parser = argparse.ArgumentParser(prog="python -m tools.model_card", description=__doc__)
-    parser.add_argument("--name", help="of the folder in models/; default is that of the run")
-    name = parser.parse_args().name
     try:
-        folder = write_model_card(Settings.from_environment(), name and MODELS / name)
+        folder = write_model_card(Settings.from_environment())
     except CaptionProjectError as error:
         print(f"\n{error}", file=sys.stderr)
         return 1
