@@ -3,20 +3,27 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from sample import draw_sample
 from tools.fine_tuning import (
+    ENCODER_FILE,
     FineTuning,
     TwoRates,
+    find_fine_tuned,
     fine_tune,
     fine_tune_run,
+    load_fine_tuned,
     split_encoder,
     tuned_features,
 )
-from utils.batches import CaptionSet
-from utils.captions import Vocabulary
+from utils.batches import CaptionSet, caption_set
+from utils.captions import TOKEN_COLUMNS, Vocabulary, caption_table
+from utils.dataset import load_dataset
 from utils.decoder import build_decoder, standardise
 from utils.encoder import load_encoder
-from utils.machinery.checkpoints import load_decoder
+from utils.features import extract_features
 from utils.machinery.errors import EncoderError, SettingsError
+from utils.machinery.files import write_table
+from utils.photographs import load_pixels
 from utils.settings import Settings
 from utils.training import Journal, Recipe, Training
 
@@ -90,9 +97,44 @@ def test_only_the_last_blocks_and_the_decoder_learn_and_their_files_load(encoder
     np.testing.assert_allclose(
         loaded.encode_spatial(PIXELS), tuned_features(tail, middle), atol=0.02, rtol=0.02
     )
-    decoder = load_decoder(tuned.folder / "decoder.npz", VOCABULARY)
-    for weights, kept in zip(decoder.get_weights(), tuned.model.get_weights(), strict=True):
+
+
+def test_a_run_is_tuned_in_two_stages_and_what_is_kept_belongs_together(tmp_path):
+    draw_sample(tmp_path / "data", photographs=16)
+    encoder = load_encoder("mobilenet_v2", "none")
+    encoder.cnn.save_weights(tmp_path / "cnn.weights.h5")
+    settings = Settings(
+        dataset="flickr8k",
+        data=tmp_path / "data",
+        encoder="mobilenet_v2",
+        weights=str(tmp_path / "cnn.weights.h5"),
+        decoder="attention",
+        epochs=1,
+        runs=tmp_path / "runs",
+    )
+    dataset = load_dataset(settings)
+    table = caption_table(dataset)
+    write_table(settings.captions_file, table)
+    texts = table[table["split"] == "train"][TOKEN_COLUMNS["full"]]
+    vocabulary = Vocabulary.build([text.split() for text in texts], 1)
+    vocabulary.save(settings.vocabulary_file)
+    frozen = extract_features(encoder, dataset, settings.features_folder, "spatial")
+    extract_features(encoder, dataset, settings.features_folder, "spatial", mirrored=True)
+    assert find_fine_tuned(settings) is None
+
+    tuned, second = fine_tune_run(settings)
+
+    assert len(tuned.history) == len(second.history) == 1
+    assert second.folder.parent == tuned.folder == find_fine_tuned(settings)
+    dev = caption_set(table, frozen, "dev", "full")
+    decoder, splits = load_fine_tuned(tuned.folder, settings, {"dev": dev})
+    for weights, kept in zip(decoder.get_weights(), second.model.get_weights(), strict=True):
         np.testing.assert_array_equal(weights, kept)
+    its_encoder = load_encoder("mobilenet_v2", tuned.folder / ENCODER_FILE)
+    assert its_encoder.weights_hash != encoder.weights_hash
+    pixels = [load_pixels(dataset.photo_path(photo), 224) for photo in dev.photos]
+    own = its_encoder.encode_spatial(np.stack(pixels))
+    np.testing.assert_allclose(splits["dev"].features, own, atol=0.02, rtol=0.02)
 
 
 @pytest.mark.slow

@@ -2,7 +2,8 @@
 
 `python -m tools.fine_tuning` does it after notebook 04, with the settings of the run. What the
 blocks before make of each photograph doesn't change, so it is computed once and kept on disk; a
-step then costs little more than one of the decoder alone, and two cores are enough.
+step then costs little more than one of the decoder alone, and two cores are enough. The tuned CNN
+then stays as it is, and the decoder goes through self-critical training on its features.
 """
 
 import sys
@@ -26,6 +27,7 @@ from utils.features import extract_features, load_features
 from utils.machinery.checkpoints import load_decoder, save_decoder, size_on_disk
 from utils.machinery.errors import CaptionProjectError, EncoderError, SettingsError
 from utils.machinery.files import atomic_path, content_hash
+from utils.self_critical import our_stage, train_self_critical
 from utils.settings import Settings, short_path
 from utils.training import (
     LOSSES,
@@ -37,7 +39,8 @@ from utils.training import (
     train,
 )
 
-ENCODER_FILE, DECODER_FILE = "encoder.weights.h5", "decoder.npz"
+# In the folder of a fine-tuning; the decoder comes last, when all is done.
+ENCODER_FILE, FEATURES, DECODER_FILE = "encoder.weights.h5", "features", "decoder.npz"
 # First layer of the blocks that are fine-tuned. In InceptionV3 it has no name of its own.
 FIRST_LAYER = {
     "xception": "block13_sepconv1_act",
@@ -138,8 +141,8 @@ def fine_tune(
         tuning: how to train.
         vocabulary: the decoder's.
         training, dev: with features of the kind "middle".
-        folder: parent of the training's own folder, in which the tuned encoder's weights
-            (`encoder.weights.h5`, for the setting WEIGHTS) and the decoder come to lie.
+        folder: parent of the training's own folder, in which the tuned encoder's weights come to
+            lie (`encoder.weights.h5`, for the setting WEIGHTS).
         seed: of shuffling and dropout.
 
     Returns:
@@ -171,7 +174,6 @@ def fine_tune(
     )
     with atomic_path(tuned.folder / ENCODER_FILE, size_on_disk(encoder.cnn)) as part:
         encoder.cnn.save_weights(part)
-    save_decoder(decoder, tuned.folder / DECODER_FILE, vocabulary)
     return replace(tuned, model=decoder)
 
 
@@ -197,24 +199,24 @@ def load_fine_tuned(
     Args:
         folder: from `find_fine_tuned`.
         settings: of the run.
-        splits: caption sets by name, of photographs that have "middle" features.
+        splits: caption sets by name.
 
     Returns:
         The decoder, and the same splits with the features that it reads.
     """
-    encoder = load_encoder(settings.encoder, str(folder / ENCODER_FILE))
-    _, tail = split_encoder(encoder)
-    middle = load_features(settings.features_folder, "middle", settings.encoder)
+    features = load_features(folder / FEATURES, "spatial", settings.encoder)
     tuned = {
-        name: replace(split, features=tuned_features(tail, middle.of(split.photos)))
-        for name, split in splits.items()
+        name: replace(split, features=features.of(split.photos)) for name, split in splits.items()
     }
     vocabulary = Vocabulary.load(settings.vocabulary_file)
     return load_decoder(folder / DECODER_FILE, vocabulary), tuned
 
 
-def fine_tune_run(settings: Settings) -> Training:
-    """Fine-tunes after notebook 04, from the files of the run.
+def fine_tune_run(settings: Settings) -> tuple[Training, Training]:
+    """Fine-tunes after notebook 04, from the files of the run, and trains the second stage.
+
+    Returns both stages. The decoder of the second lies in the folder of the first, beside the
+    encoder that goes with it, and the features that this one gives.
 
     Raises:
         SettingsError: the run's decoder doesn't look at regions.
@@ -230,10 +232,11 @@ def fine_tune_run(settings: Settings) -> Training:
     encoder, dataset = load_encoder_for(settings), load_dataset(settings)
     front, _ = split_encoder(encoder)
     known = {
+        "recipe": recipe,
         "vocabulary": Vocabulary.load(settings.vocabulary_file),
-        "folder": settings.training_folder,
         "seed": settings.seed,
     }
+    folder, epochs = settings.training_folder, settings.epochs
 
     def sets(features_of):
         features = features_of(mirrored=False)
@@ -243,23 +246,31 @@ def fine_tune_run(settings: Settings) -> Training:
             "dev": caption_set(table, features, "dev", recipe.cleaning),
         }
 
-    where, epochs = settings.features_folder, settings.epochs
+    where, decoder = settings.features_folder, settings.decoder
     spatial = sets(partial(load_features, where, "spatial", encoder.name))
-    first = train(recipe, decoder=settings.decoder, epochs=epochs, **spatial, **known)
+    first = train(decoder=decoder, folder=folder, epochs=epochs, **spatial, **known)
     del spatial  # gigabytes
     middle = sets(partial(extract_features, front, dataset, where, "middle"))
     tuning = replace(FineTuning(), epochs=min(FineTuning().epochs, epochs))
-    return fine_tune(encoder, first, recipe=recipe, tuning=tuning, **middle, **known)
+    tuned = fine_tune(encoder, first, tuning=tuning, folder=folder, **middle, **known)
+    del middle
+    encoder = load_encoder(settings.encoder, tuned.folder / ENCODER_FILE)
+    own = sets(partial(extract_features, encoder, dataset, tuned.folder / FEATURES, "spatial"))
+    stage = our_stage(settings.dataset)
+    second = train_self_critical(tuned, stage=stage, epochs=epochs, **own, **known)
+    save_decoder(second.model, tuned.folder / DECODER_FILE, known["vocabulary"])
+    return tuned, second
 
 
 def main() -> int:
     """Fine-tunes the run that the environment's settings name."""
     try:
-        tuned = fine_tune_run(Settings.from_environment())
+        tuned, second = fine_tune_run(Settings.from_environment())
     except CaptionProjectError as error:
         print(f"\n{error}", file=sys.stderr)
         return 1
-    print(tuned.history.round(3).to_string(index=False))
+    for stage in (tuned, second):
+        print(stage.history.round(3).to_string(index=False))
     print(f"Encoder: WEIGHTS={short_path(tuned.folder / ENCODER_FILE)}")
     return 0
 
