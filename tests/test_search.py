@@ -322,6 +322,22 @@ def test_one_search_finds_the_best_by_every_penalty(decoder, changing, seed, bea
         assert best == searchers[beam].best(features)
 
 
+@pytest.mark.parametrize("beam", [1, 4])
+def test_photographs_that_another_search_began_get_the_same_hypotheses(model, decoder, beam):
+    features = make_features(decoder, 7)
+    begun = Searcher(model, beam=3, batch_size=5).begin(features)
+    searcher = Searcher(model, beam, max_tokens=8, batch_size=5)
+    for _ in range(2):  # it can be used again
+        for group, expected in zip(searcher.search(begun), searcher.search(features), strict=True):
+            assert group == expected
+
+
+def test_photographs_that_other_decoders_began_are_refused(model, decoder):
+    begun = Searcher([model, model]).begin([make_features(decoder, 2)] * 2)
+    with pytest.raises(ValueError, match="Other decoders"):
+        Searcher(model).search(begun)
+
+
 def test_photographs_that_wait_for_room_get_the_same_hypotheses(model, decoder):
     features = make_features(decoder, 11)
     alone = Searcher(model, beam=4, max_tokens=8)

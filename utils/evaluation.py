@@ -55,15 +55,16 @@ def choose_search(
             row = dict(zip(_CHOSEN, chosen, strict=True))
             rows.append(row | scorer(captions_of(best, vocabulary)) | {"seconds": seconds})
 
+    searched = Searcher(decoders).begin(features)  # once, for every beam
     total = len(references) * (len(beams) + (consensus is not None))
     with ProgressBar(total=total, desc="searches", unit="photo") as bar:
         for beam in beams:
             begun, penalties = time.perf_counter(), length_penalties if beam > 1 else (1.0,)
-            found = Searcher(decoders, beam).best_by_penalty(features, penalties, bar)
+            found = Searcher(decoders, beam).best_by_penalty(searched, penalties, bar)
             note(begun, product([beam], penalties, [np.nan], [0.0]), found)
         if consensus is not None:
             begun = time.perf_counter()
-            groups = Searcher(decoders, *search.WIDE).search(features, bar)
+            groups = Searcher(decoders, *search.WIDE).search(searched, bar)
             weighing = search.INVERSE_TEMPERATURES, (0.0,) if voters is None else SHARES
             beam, penalty, _ = search.WIDE
             found = consensus.best(groups, *weighing, voters)
