@@ -226,7 +226,8 @@ def speed_text() -> str:
     sides = (extraction[name] for name in ("one predict a photograph", "ours"))
     rows.append(["photographs a second, extraction", *_rates(*sides), ""])
     share = extraction["ours"]["rate"] / extraction["the CNN alone"]["rate"]
-    machine = f"{results['machine']['cores']} cores, {results['settings']['encoder']}"
+    encoder = results["settings"]["encoder"]
+    machine = f"{results['machine']['cores']} cores, {ENCODERS.get(encoder, encoder)}"
     return (
         f"\n{table([machine, 'original', 'ours', 'ratio', 'of the peak'], rows)}\n\n"
         "A ratio of 2x means half the time. The peak is the rate at which the same machine "

@@ -537,8 +537,10 @@ class Consensus:
 # Settings
 
 # A consensus is found in a wide beam: its size, length penalty and longest caption, which cuts off
-# one in a hundred; without it search goes on for long for nothing.
-WIDE = (20, 0.7, 20)
+# one in a hundred; without it search goes on for long for nothing. On Flickr8k's dev split 20, 40
+# and 80 captions came to a CIDEr of 56.1, 57.1 and 57.7 (attention on Xception's last two blocks)
+# and 50.0, 50.3 and 50.8 (on MobileNetV2), in times of 1, 2 and 4.
+WIDE = (50, 0.7, 20)
 INVERSE_TEMPERATURES = (0.1, 0.2, 0.3)
 _RANGES = {  # more only fills the memory
     "beam": (int, 1, 100),
