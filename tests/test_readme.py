@@ -113,10 +113,10 @@ def test_a_run_with_the_original_encoder_comes_first_and_without_it_there_is_no_
     publish_as("flickr8k-xception_wide-attention", "xception_wide")
     text = readme.results_text()
     assert "Xception, last block |" not in text
-    assert rows_of(text)[2].startswith("| MobileNetV2 | original recipe | consensus of 20")
+    assert rows_of(text)[2].startswith("| MobileNetV2 | original recipe | consensus of 50")
     publish_as("flickr8k-xception_wide-attention", "xception")
     rows = rows_of(readme.results_text())
-    assert rows[2].startswith("| Xception, last block | original recipe | consensus of 20")
+    assert rows[2].startswith("| Xception, last block | original recipe | consensus of 50")
     assert all(cell.strip() for row in rows for cell in row.strip("|").split("|"))
     assert readme.results_text().count("All rows of flickr8k-xception-merge") == 1
 
